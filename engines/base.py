@@ -1,0 +1,68 @@
+"""The contract of an engine. Implementations live in a module each, named in ``ENGINES``."""
+
+import importlib
+from abc import ABC, abstractmethod
+from collections.abc import AsyncGenerator
+
+from engines.errors import ConfigError
+from engines.registry import ModelSpec
+from engines.types import Chunk, EngineInfo, GenerateRequest, HttpCall, HttpStart
+
+#: Engine name -> ``module:class``. Looked up late, so that naming one imports no vLLM.
+ENGINES = {
+    "cuda-vllm-async": "engines.vllm_async:VllmAsyncEngine",
+    "cuda-vllm": "engines.vllm_sync:VllmSyncEngine",
+    "fake": "engines.fake:FakeEngine",
+}
+DEFAULT_ENGINE = "cuda-vllm-async"
+
+
+class Engine(ABC):
+    """A loaded model. All methods run on one asyncio loop, the engine's own."""
+
+    def __init__(self, spec: ModelSpec) -> None:
+        self.spec = spec
+
+    @abstractmethod
+    async def start(self) -> None:
+        """Load the model; may block the loop. Raises ``EngineStartError``."""
+
+    @abstractmethod
+    async def stop(self) -> None:
+        """Free everything. Running generations end with an error."""
+
+    @abstractmethod
+    def generate(self, request: GenerateRequest) -> AsyncGenerator[Chunk, None]:
+        """Yield the text in chunks; the last one has a finish reason and the usage.
+
+        Closing the generator aborts the generation. Raises ``InvalidRequest`` before the
+        first chunk, ``EngineDead`` at any time.
+        """
+
+    @abstractmethod
+    def openai(self, call: HttpCall) -> AsyncGenerator[HttpStart | bytes, None]:
+        """Answer an OpenAI-compatible call: one ``HttpStart``, then the body's bytes.
+
+        Closing the generator aborts the call. Raises ``EngineDead``.
+        """
+
+    @abstractmethod
+    def info(self) -> EngineInfo:
+        """Return the engine's limits and present load."""
+
+    @property
+    @abstractmethod
+    def dead(self) -> bool:
+        """Whether the engine has failed for good."""
+
+
+def create_engine(spec: ModelSpec) -> Engine:
+    """Return the engine that ``spec`` names, not started. Raises ``ConfigError``."""
+    try:
+        module, _, name = ENGINES[spec.engine].partition(":")
+    except KeyError:
+        raise ConfigError(
+            f"model {spec.id!r}: unknown engine {spec.engine!r}; known engines: {', '.join(ENGINES)}"
+        ) from None
+    engine: Engine = getattr(importlib.import_module(module), name)(spec)
+    return engine

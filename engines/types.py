@@ -1,0 +1,88 @@
+"""What goes into an engine and what comes out, on the wire between front door and worker."""
+
+from dataclasses import asdict, dataclass, field
+from typing import Any
+
+
+@dataclass(frozen=True)
+class Sampling:
+    """How tokens are chosen. ``temperature`` 0 is greedy."""
+
+    #: None means: as many as the default allows and the context has room for.
+    max_new_tokens: int | None = None
+    temperature: float = 0.7
+    top_p: float = 0.95
+    repetition_penalty: float = 1.0
+
+
+#: Tokens generated when the request names no number (the interface document's default).
+DEFAULT_MAX_NEW_TOKENS = 256
+
+
+@dataclass(frozen=True)
+class GenerateRequest:
+    """One text to continue. ``adapter`` is a checked absolute path, or None."""
+
+    request_id: str
+    prompt: str
+    sampling: Sampling = field(default_factory=Sampling)
+    adapter: str | None = None
+    #: 0 is served first.
+    priority: int = 0
+    #: Tokens that an earlier attempt delivered; generation goes on behind them.
+    delivered: tuple[int, ...] = ()
+
+
+@dataclass(frozen=True)
+class Usage:
+    """Token counts by the model's own tokenizer."""
+
+    prompt_tokens: int
+    completion_tokens: int
+
+    def to_dict(self) -> dict[str, int]:
+        return {**asdict(self), "total_tokens": self.prompt_tokens + self.completion_tokens}
+
+
+@dataclass(frozen=True)
+class Chunk:
+    """New text, the tokens it came from, and on the last chunk why it ended."""
+
+    text: str
+    token_ids: tuple[int, ...] = ()
+    #: ``stop``, ``length`` or ``abort``; None while the text goes on.
+    finish_reason: str | None = None
+    usage: Usage | None = None
+
+
+@dataclass(frozen=True)
+class HttpCall:
+    """One call of the OpenAI-compatible surface, passed through to the engine."""
+
+    request_id: str
+    path: str
+    body: bytes
+
+
+@dataclass(frozen=True)
+class HttpStart:
+    """The head of the answer to an :class:`HttpCall`; body bytes follow it."""
+
+    status: int
+    content_type: str
+
+
+@dataclass(frozen=True)
+class EngineInfo:
+    """What an engine tells about itself. Counts are sequences."""
+
+    model: str
+    engine: str
+    max_model_len: int
+    running: int = 0
+    waiting: int = 0
+    #: The largest batch that one step of the engine has held.
+    peak_running: int = 0
+
+    def to_dict(self) -> dict[str, Any]:
+        return asdict(self)

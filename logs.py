@@ -1,0 +1,58 @@
+"""JSON log lines, each with the request it belongs to.
+
+``bind(request_id=...)`` puts fields on every line that the current thread or asyncio
+task writes inside the ``with`` block, whatever module writes it.
+"""
+
+import contextlib
+import logging
+import logging.config
+from collections.abc import Iterator
+from contextvars import ContextVar
+from typing import Any
+
+_bound: ContextVar[dict[str, str]] = ContextVar("cy_llm_log_fields", default={})
+
+
+@contextlib.contextmanager
+def bind(**fields: str | None) -> Iterator[None]:
+    """Add the fields that are not None to every log line written inside the block."""
+    token = _bound.set({**_bound.get(), **{name: value for name, value in fields.items() if value is not None}})
+    try:
+        yield
+    finally:
+        _bound.reset(token)
+
+
+class RequestFields(logging.Filter):
+    """Copies the bound fields onto each record; a record's own ``extra`` wins."""
+
+    def filter(self, record: logging.LogRecord) -> bool:
+        for name, value in _bound.get().items():
+            if not hasattr(record, name):
+                setattr(record, name, value)
+        return True
+
+
+def config(level: str | int) -> dict[str, Any]:
+    """Return the ``logging.config.dictConfig`` document: JSON lines on standard error."""
+    return {
+        "version": 1,
+        "disable_existing_loggers": False,
+        "filters": {"request": {"()": "logs.RequestFields"}},
+        "formatters": {
+            "json": {
+                "()": "pythonjsonlogger.json.JsonFormatter",
+                "format": "%(asctime)s %(levelname)s %(name)s %(message)s",
+                "rename_fields": {"asctime": "time", "levelname": "level", "name": "logger"},
+                "json_ensure_ascii": False,
+            }
+        },
+        "handlers": {"stderr": {"class": "logging.StreamHandler", "formatter": "json", "filters": ["request"]}},
+        "root": {"level": level, "handlers": ["stderr"]},
+    }
+
+
+def configure(level: str | int) -> None:
+    """Send this process's log lines, as JSON, to standard error."""
+    logging.config.dictConfig(config(level))

@@ -1,0 +1,95 @@
+"""Every environment variable the system reads, typed, in one place.
+
+Nothing else reads ``os.environ``. ``Settings.from_env()`` is called once per process,
+at its entry point, and handed down. An unreadable value raises
+``environs.EnvValidationError``, which names the variable.
+"""
+
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from environs import Env
+
+ROOT = Path(__file__).resolve().parent
+
+
+@dataclass(frozen=True)
+class Settings:
+    """The configuration of one process. Times are in seconds, sizes in bytes."""
+
+    #: ``redis://``, ``rediss://`` or ``unix://`` address shared by every process.
+    redis_url: str = "redis://127.0.0.1:6379/0"
+    #: SQLAlchemy address.
+    database_url: str = f"sqlite:///{ROOT / 'var' / 'cy-llm.db'}"
+    #: The model file; see ``engines.registry``.
+    config_path: Path = ROOT / "config.json"
+    #: Folder that the ``adapter`` of a request is looked up in.
+    adapters_root: Path = ROOT / "adapters"
+
+    #: A key with every right, given by the environment.
+    api_key: str = field(default="", repr=False)
+    #: A token for the OpenAI-compatible API alone.
+    gateway_api_token: str = field(default="", repr=False)
+
+    #: Address both ports are bound to; empty means all, or loopback while no key exists.
+    host: str = ""
+    port: int = 8080
+    openai_port: int = 8000
+    web_workers: int = 1
+    #: Requests that one web process answers at once; a stream holds one of them to its end.
+    web_threads: int = 512
+    max_body_bytes: int = 2 * 1024 * 1024
+
+    #: Engine that replaces the configured one of every model; empty leaves them.
+    engine: str = ""
+    #: A request that has not ended by then ends with an error.
+    request_timeout: float = 600.0
+    #: A stream that is still silent after this long sends a comment line.
+    keepalive: float = 8.0
+    #: How long a finished stream can be read.
+    stream_ttl: int = 600
+    #: Requests that may wait in the queues before new ones are refused.
+    max_queue_size: int = 1000
+    #: How long a worker that was told to stop lets running generations finish.
+    drain: float = 30.0
+    log_level: str = "INFO"
+
+    @classmethod
+    def from_env(cls) -> "Settings":
+        """Read the environment; unset variables take the defaults above."""
+        env = Env()
+        own = cls()
+        with env.prefixed("CY_LLM_"):
+            values = {
+                "config_path": _path(env, "CONFIG", own.config_path),
+                "adapters_root": _path(env, "ADAPTERS_ROOT", own.adapters_root),
+                "api_key": env.str("API_KEY", own.api_key),
+                "host": env.str("HOST", own.host),
+                "port": env.int("PORT", own.port),
+                "openai_port": env.int("OPENAI_PORT", own.openai_port),
+                "web_workers": env.int("WEB_WORKERS", own.web_workers),
+                "web_threads": env.int("WEB_THREADS", own.web_threads),
+                "max_body_bytes": env.int("MAX_BODY_BYTES", own.max_body_bytes),
+                "engine": env.str("ENGINE", own.engine),
+                "request_timeout": env.float("REQUEST_TIMEOUT_SECONDS", own.request_timeout),
+                "keepalive": env.float("KEEPALIVE_SECONDS", own.keepalive),
+                "stream_ttl": env.int("STREAM_TTL_SECONDS", own.stream_ttl),
+                "max_queue_size": env.int("MAX_QUEUE_SIZE", own.max_queue_size),
+                "drain": env.float("DRAIN_SECONDS", own.drain),
+                "log_level": env.log_level("LOG_LEVEL", own.log_level),
+            }
+        return cls(
+            redis_url=env.str("REDIS_URL", own.redis_url),
+            database_url=env.str("DATABASE_URL", own.database_url),
+            gateway_api_token=env.str("GATEWAY_API_TOKEN", own.gateway_api_token),
+            **values,
+        )
+
+    @property
+    def broker_url(self) -> str:
+        """The Redis address in Celery's spelling (a unix socket has its own scheme)."""
+        return self.redis_url.replace("unix://", "redis+socket://", 1)
+
+
+def _path(env: Env, name: str, default: Path) -> Path:
+    return env.path(name, default).expanduser().resolve()
