@@ -1,0 +1,153 @@
+"""A deterministic engine without a model, for tests of the pipeline and for its measure.
+
+A token is a space and a word of the prompt's own hash; the same prompt always gives the
+same tokens. Prompts may steer it: ``[[fail]]`` kills the engine, ``[[stop:N]]`` ends
+after N tokens.
+"""
+
+import asyncio
+import hashlib
+import json
+import re
+import time
+from collections.abc import AsyncGenerator
+
+from engines.base import Engine
+from engines.errors import EngineDead, InvalidRequest
+from engines.types import (
+    DEFAULT_MAX_NEW_TOKENS,
+    Chunk,
+    EngineInfo,
+    GenerateRequest,
+    HttpCall,
+    HttpStart,
+    Sampling,
+    Usage,
+)
+
+_MAX_MODEL_LEN = 8192
+_STOP = re.compile(r"\[\[stop:(\d+)\]\]")
+
+
+def token_text(prompt: str, index: int) -> str:
+    """Return the text of token ``index`` (from 0) of the answer to ``prompt``."""
+    digest = hashlib.blake2b(f"{index}\0{prompt}".encode(), digest_size=3).hexdigest()
+    return f" {digest}"
+
+
+class FakeEngine(Engine):
+    """Implements the contract with words counted as tokens."""
+
+    def __init__(self, spec) -> None:  # type: ignore[no-untyped-def]
+        super().__init__(spec)
+        self._running = 0
+        self._peak = 0
+        self._dead = False
+
+    async def start(self) -> None:
+        pass
+
+    async def stop(self) -> None:
+        self._dead = True
+
+    async def generate(self, request: GenerateRequest) -> AsyncGenerator[Chunk, None]:
+        prompt_tokens = len(request.prompt.split())
+        count = self._count(request, prompt_tokens)
+        finish = "length"
+        if stop := _STOP.search(request.prompt):
+            count, finish = min(count, int(stop.group(1))), "stop"
+        self._running += 1
+        self._peak = max(self._peak, self._running)
+        started = time.monotonic()
+        first = len(request.delivered)
+        try:
+            for index in range(first, count):
+                await self._pace(started, index - first)
+                last = index == count - 1
+                yield Chunk(
+                    text=token_text(request.prompt, index),
+                    token_ids=(index,),
+                    finish_reason=finish if last else None,
+                    usage=Usage(prompt_tokens, count) if last else None,
+                )
+            if first >= count:
+                yield Chunk("", (), finish, Usage(prompt_tokens, count))
+        finally:
+            self._running -= 1
+
+    def _count(self, request: GenerateRequest, prompt_tokens: int) -> int:
+        limit = self.spec.max_model_len or _MAX_MODEL_LEN
+        room = limit - prompt_tokens
+        if room < 1:
+            raise InvalidRequest(
+                "prompt_too_long", "prompt", f"The prompt has {prompt_tokens} tokens; the model's context holds {limit}"
+            )
+        wanted = request.sampling.max_new_tokens
+        if wanted is None:
+            return min(DEFAULT_MAX_NEW_TOKENS, room)
+        if wanted > room:
+            raise InvalidRequest(
+                "out_of_range", "generation.maxNewTokens", f"At most {room} new tokens fit behind this prompt"
+            )
+        return wanted
+
+    async def _pace(self, started: float, index: int) -> None:
+        if self._dead:
+            raise EngineDead("the fake engine was stopped")
+        if self.spec.tokens_per_second:
+            await asyncio.sleep(max(0.0, started + (index + 1) / self.spec.tokens_per_second - time.monotonic()))
+        else:
+            await asyncio.sleep(0)
+
+    async def openai(self, call: HttpCall) -> AsyncGenerator[HttpStart | bytes, None]:
+        body = json.loads(call.body)
+        request = GenerateRequest(
+            call.request_id, _last_message(body), Sampling(max_new_tokens=body.get("max_tokens", DEFAULT_MAX_NEW_TOKENS))
+        )
+        head = {"id": f"chatcmpl-{call.request_id}", "created": int(time.time()), "model": self.spec.id}
+        if body.get("stream"):
+            yield HttpStart(200, "text/event-stream; charset=utf-8")
+            async for event in self._stream(request, head, body.get("stream_options") or {}):
+                yield b"data: " + event + b"\n\n"
+            return
+        chunks = [chunk async for chunk in self.generate(request)]
+        message = {"role": "assistant", "content": "".join(chunk.text for chunk in chunks)}
+        usage = chunks[-1].usage
+        yield HttpStart(200, "application/json")
+        yield _json(
+            {
+                **head,
+                "object": "chat.completion",
+                "choices": [{"index": 0, "message": message, "finish_reason": chunks[-1].finish_reason}],
+                "usage": usage and usage.to_dict(),
+            }
+        )
+
+    async def _stream(self, request: GenerateRequest, head: dict, options: dict) -> AsyncGenerator[bytes, None]:
+        head = {**head, "object": "chat.completion.chunk"}
+        delta: dict[str, str] = {"role": "assistant", "content": ""}
+        yield _json({**head, "choices": [{"index": 0, "delta": delta, "finish_reason": None}]})
+        usage: Usage | None = None
+        async for chunk in self.generate(request):
+            delta, usage = {"content": chunk.text}, chunk.usage
+            yield _json({**head, "choices": [{"index": 0, "delta": delta, "finish_reason": chunk.finish_reason}]})
+        if options.get("include_usage") and usage:
+            yield _json({**head, "choices": [], "usage": usage.to_dict()})
+        yield b"[DONE]"
+
+    def info(self) -> EngineInfo:
+        limit = self.spec.max_model_len or _MAX_MODEL_LEN
+        return EngineInfo(self.spec.id, self.spec.engine, limit, running=self._running, peak_running=self._peak)
+
+    @property
+    def dead(self) -> bool:
+        return self._dead
+
+
+def _last_message(body: dict) -> str:
+    content = body["messages"][-1].get("content") or ""
+    return content if isinstance(content, str) else "".join(part.get("text", "") for part in content)
+
+
+def _json(value: object) -> bytes:
+    return json.dumps(value, ensure_ascii=False, separators=(",", ":")).encode()

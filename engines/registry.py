@@ -1,0 +1,202 @@
+"""``config.json`` -> frozen :class:`ModelSpec` objects, checked once, at load.
+
+Two shapes are read, ``{"models": {id: {...}}}`` and flat ``{id: {...}}``, with keys in
+snake_case or camelCase. An entry that is a string is an alias for another entry; the
+alias ``default`` (or ``"default": id`` beside ``models``) names the model that a request
+without one gets.
+"""
+
+import json
+import re
+from collections.abc import Mapping
+from dataclasses import MISSING, dataclass, fields, replace
+from pathlib import Path
+from typing import Any
+
+from marshmallow import RAISE, Schema, ValidationError, validate
+from marshmallow import fields as ma
+
+from engines.errors import ConfigError, UnknownModel
+
+#: Model ids appear in queue names and URLs.
+_MODEL_ID = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}\Z")
+_CAMEL = re.compile(r"(?<=[a-z0-9])([A-Z])")
+
+
+@dataclass(frozen=True)
+class ModelSpec:
+    """One entry of the model file. None leaves the engine's own default."""
+
+    id: str
+    #: A folder (relative to the model file) or a name on the model hub.
+    model_path: str
+    name: str = ""
+    engine: str = "cuda-vllm-async"
+    #: ``chat`` puts a prompt through the tokenizer's chat template, if it has one.
+    prompt_format: str = "chat"
+    max_model_len: int | None = None
+    max_num_seqs: int | None = None
+    gpu_memory_utilization: float | None = None
+    #: KV cache size in bytes; given, it replaces ``gpu_memory_utilization``.
+    kv_cache_memory_bytes: int | None = None
+    tensor_parallel_size: int = 1
+    dtype: str = "auto"
+    quantization: str | None = None
+    kv_cache_dtype: str | None = None
+    enable_prefix_caching: bool | None = None
+    enforce_eager: bool | None = None
+    #: An adapter that every request of this model uses unless it names another.
+    adapter_path: str | None = None
+    enable_lora: bool = False
+    max_loras: int = 4
+    max_lora_rank: int = 64
+    #: ``cuda-vllm-async``: lower the sizes when the engine does not fit into memory.
+    allow_auto_tuning: bool = True
+    #: ``cuda-vllm``: tokens per chunk after the first.
+    stream_chunk_size: int = 4
+    #: ``fake``: tokens per second of one stream; 0 is as fast as it goes.
+    tokens_per_second: float = 0.0
+
+    @property
+    def takes_adapters(self) -> bool:
+        return self.enable_lora or self.adapter_path is not None
+
+
+class _EntrySchema(Schema):
+    class Meta:
+        unknown = RAISE
+
+    model_path = ma.String(required=True, validate=validate.Length(min=1))
+    name = ma.String()
+    engine = ma.String()
+    prompt_format = ma.String(validate=validate.OneOf(["chat", "raw"]))
+    max_model_len = ma.Integer(strict=True, allow_none=True, validate=validate.Range(min=1))
+    max_num_seqs = ma.Integer(strict=True, allow_none=True, validate=validate.Range(min=1))
+    gpu_memory_utilization = ma.Float(allow_none=True, validate=validate.Range(min=0, min_inclusive=False, max=1))
+    kv_cache_memory_bytes = ma.Integer(strict=True, allow_none=True, validate=validate.Range(min=1))
+    tensor_parallel_size = ma.Integer(strict=True, validate=validate.Range(min=1))
+    dtype = ma.String(validate=validate.OneOf(["auto", "half", "float16", "bfloat16", "float", "float32"]))
+    quantization = ma.String(allow_none=True)
+    kv_cache_dtype = ma.String(allow_none=True)
+    enable_prefix_caching = ma.Boolean(allow_none=True, truthy={True}, falsy={False})
+    enforce_eager = ma.Boolean(allow_none=True, truthy={True}, falsy={False})
+    adapter_path = ma.String(allow_none=True)
+    enable_lora = ma.Boolean(truthy={True}, falsy={False})
+    max_loras = ma.Integer(strict=True, validate=validate.Range(min=1))
+    max_lora_rank = ma.Integer(strict=True, validate=validate.OneOf([8, 16, 32, 64, 128, 256, 320, 512]))
+    allow_auto_tuning = ma.Boolean(truthy={True}, falsy={False})
+    stream_chunk_size = ma.Integer(strict=True, validate=validate.Range(min=1))
+    tokens_per_second = ma.Float(validate=validate.Range(min=0))
+
+
+@dataclass(frozen=True)
+class Registry:
+    """The models of one file. ``aliases`` maps a further name to a model id."""
+
+    models: Mapping[str, ModelSpec]
+    aliases: Mapping[str, str]
+
+    @property
+    def default(self) -> ModelSpec:
+        return self.resolve("default")
+
+    def resolve(self, name: str) -> ModelSpec:
+        """Return the model called ``name``, or that ``name`` is an alias of. Raises ``UnknownModel``."""
+        try:
+            return self.models[self.aliases.get(name, name)]
+        except KeyError:
+            raise UnknownModel(f"Model {name!r} is not configured") from None
+
+    def aliases_of(self, model_id: str) -> list[str]:
+        return [alias for alias, target in self.aliases.items() if target == model_id]
+
+
+def load_registry(path: Path, engine: str = "") -> Registry:
+    """Read the model file at ``path``. A given ``engine`` replaces every model's own.
+
+    Raises ``ConfigError``; its message names the file and what has to change.
+    """
+    try:
+        document = json.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        raise ConfigError(f"model file {path.name} does not exist") from None
+    except (OSError, ValueError) as error:
+        raise ConfigError(f"model file {path.name} cannot be read as JSON: {error}") from error
+    registry = parse_registry(document, base=path.parent)
+    if not engine:
+        return registry
+    return replace(registry, models={key: replace(spec, engine=engine) for key, spec in registry.models.items()})
+
+
+def parse_registry(document: Any, base: Path) -> Registry:
+    """Turn a parsed model file into a registry; ``base`` is what relative paths start from."""
+    entries, aliases = _split(document)
+    if not entries:
+        raise ConfigError("the model file holds no model")
+    specs = {model_id: _spec(model_id, entry, base) for model_id, entry in entries.items()}
+    if "default" not in specs:
+        aliases.setdefault("default", next(iter(specs)))
+    for alias, target in aliases.items():
+        if target not in specs:
+            raise ConfigError(f"alias {alias!r} names model {target!r}; known models: {', '.join(specs)}")
+    return Registry(specs, aliases)
+
+
+def _split(document: Any) -> tuple[dict[str, Any], dict[str, str]]:
+    """Take both shapes apart into model entries and aliases."""
+    if not isinstance(document, dict):
+        raise ConfigError(f"the model file must be a JSON object, not {type(document).__name__}")
+    listed = document
+    aliases: dict[str, str] = {}
+    if "models" in document:
+        extra = sorted(set(document) - {"models", "default"})
+        if extra:
+            raise ConfigError(f"unknown key {extra[0]!r} beside 'models'; allowed: 'models', 'default'")
+        listed = document["models"]
+        if not isinstance(listed, dict):
+            raise ConfigError("'models' must be an object of model entries")
+        if "default" in document:
+            if not isinstance(document["default"], str):
+                raise ConfigError("'default' beside 'models' must be the id of a model")
+            aliases["default"] = document["default"]
+    aliases.update({key: value for key, value in listed.items() if isinstance(value, str)})
+    return {key: value for key, value in listed.items() if not isinstance(value, str)}, aliases
+
+
+def _spec(model_id: str, entry: Any, base: Path) -> ModelSpec:
+    if not _MODEL_ID.match(model_id):
+        raise ConfigError(f"model {model_id!r}: an id is 1 to 64 letters, digits, '.', '_' or '-'")
+    if not isinstance(entry, dict):
+        raise ConfigError(f"model {model_id!r}: an entry must be an object, not {type(entry).__name__}")
+    values = {_snake(key): value for key, value in entry.items()}
+    if len(values) < len(entry):
+        raise ConfigError(f"model {model_id!r}: a key is given in both snake_case and camelCase")
+    try:
+        loaded = _EntrySchema().load(values)
+    except ValidationError as error:
+        raise ConfigError(_describe(model_id, error)) from error
+    for key in ("model_path", "adapter_path"):
+        if loaded.get(key):
+            loaded[key] = _locate(loaded[key], base)
+    loaded.setdefault("name", model_id)
+    return ModelSpec(id=model_id, **loaded)
+
+
+def _describe(model_id: str, error: ValidationError) -> str:
+    key, problems = next(iter(error.normalized_messages().items()))
+    if key not in _EntrySchema().fields:
+        allowed = ", ".join(field.name for field in fields(ModelSpec) if field.name != "id")
+        return f"model {model_id!r}: unknown key {key!r}; allowed keys: {allowed}"
+    default = {field.name: field.default for field in fields(ModelSpec)}[key]
+    hint = "" if default in (MISSING, None, "") else f" (default: {default})"
+    return f"model {model_id!r}: key {key!r}: {' '.join(problems)}{hint}"
+
+
+def _snake(key: str) -> str:
+    return _CAMEL.sub(lambda match: "_" + match.group(1).lower(), key)
+
+
+def _locate(path: str, base: Path) -> str:
+    """A path beside the model file becomes absolute; a name on the model hub stays."""
+    local = (base / path).resolve()
+    return str(local) if local.exists() or path.startswith((".", "/")) else path

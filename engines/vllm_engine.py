@@ -1,0 +1,198 @@
+"""What both vLLM engines share: prompts, sampling, chunks and the OpenAI surface.
+
+They differ in the ``EngineClient`` underneath, which a subclass makes.
+"""
+
+import logging
+import os
+from abc import abstractmethod
+from collections.abc import AsyncGenerator
+from typing import Any
+
+from vllm.engine.arg_utils import AsyncEngineArgs
+from vllm.engine.protocol import EngineClient
+from vllm.inputs import tokens_input
+from vllm.outputs import RequestOutput
+from vllm.renderers.params import ChatParams, TokenizeParams
+from vllm.sampling_params import RequestOutputKind, SamplingParams
+from vllm.v1.engine.exceptions import EngineDeadError, EngineGenerateError
+
+from engines.base import Engine
+from engines.errors import EngineDead, EngineStartError, InvalidRequest, OutOfMemory
+from engines.registry import ModelSpec
+from engines.tuning import is_memory_failure, start_with_tuning
+from engines.types import DEFAULT_MAX_NEW_TOKENS, Chunk, EngineInfo, GenerateRequest, HttpCall, HttpStart, Usage
+from engines.vllm_adapters import AdapterTable
+from engines.vllm_logging import EngineLog
+from engines.vllm_openai import OpenAISurface
+from engines.vllm_stats import LoadStats
+
+log = logging.getLogger(__name__)
+
+#: The engine core drains by itself when the whole process group is told to stop, so
+#: that a worker's own drain is not cut short. Seconds.
+_CORE_DRAIN_SECONDS = 600
+#: Text is tokenized as it is: the chat template brings the special tokens, and the
+#: length is checked here, with a message that names the field.
+_TOKENIZE = TokenizeParams(max_total_tokens=None, add_special_tokens=False)
+_TOKENIZE_RAW = TokenizeParams(max_total_tokens=None, add_special_tokens=True)
+
+
+class VllmEngine(Engine):
+    """An :class:`Engine` on a vLLM ``EngineClient``."""
+
+    def __init__(self, spec: ModelSpec) -> None:
+        super().__init__(spec)
+        self._client: EngineClient | None = None
+        self._surface: OpenAISurface | None = None
+        self._adapters = AdapterTable(spec)
+        self._load = LoadStats()
+        self._journal = EngineLog()
+
+    @abstractmethod
+    def _make_client(self, arguments: AsyncEngineArgs, load: LoadStats) -> EngineClient:
+        """Start a client; blocks until the model is loaded. Raises whatever vLLM raises."""
+
+    async def start(self) -> None:
+        # A fork of a process with threads, and perhaps CUDA, is not safe.
+        os.environ.setdefault("VLLM_WORKER_MULTIPROC_METHOD", "spawn")
+        os.environ.setdefault("VLLM_NO_USAGE_STATS", "1")
+        self._client, self.spec = await start_with_tuning(self.spec, self._try)
+        self._surface = await OpenAISurface.create(self._client, self.spec)
+
+    async def _try(self, spec: ModelSpec) -> EngineClient:
+        arguments = engine_arguments(spec, str(self._journal.config_file))
+        try:
+            return self._make_client(arguments, self._load)
+        except Exception as error:
+            words = f"{error} {self._journal.last_words()}".strip()
+            kind = OutOfMemory if is_memory_failure(words) else EngineStartError
+            raise kind(f"model {spec.id!r} did not start: {words}") from error
+
+    async def stop(self) -> None:
+        if self._client is not None:
+            self._client.shutdown(timeout=0)
+        self._journal.close()
+
+    async def generate(self, request: GenerateRequest) -> AsyncGenerator[Chunk, None]:
+        client = self._require_client()
+        adapter = self._adapters.resolve(request.adapter)
+        prompt_ids = await self._tokenize(request.prompt)
+        limit = self._limit(request, len(prompt_ids))
+        before = len(request.delivered)
+        outputs = client.generate(
+            tokens_input([*prompt_ids, *request.delivered]),
+            self._sampling(request, limit - before),
+            request.request_id,
+            lora_request=adapter,
+            priority=request.priority,
+        )
+        produced = before
+        try:
+            async for output in outputs:
+                chunk = _chunk(output, len(prompt_ids), produced)
+                produced += len(chunk.token_ids)
+                yield chunk
+        except EngineDeadError as error:
+            raise EngineDead(f"the engine of model {self.spec.id!r} stopped working") from error
+        except EngineGenerateError as error:
+            raise EngineDead(f"the engine of model {self.spec.id!r} failed: {error.__cause__ or error}") from error
+
+    async def openai(self, call: HttpCall) -> AsyncGenerator[HttpStart | bytes, None]:
+        self._require_client()
+        assert self._surface is not None
+        async for part in self._surface.call(call):
+            yield part
+
+    def info(self) -> EngineInfo:
+        limit = self._client.model_config.max_model_len if self._client else self.spec.max_model_len or 0
+        load = self._load
+        return EngineInfo(self.spec.id, self.spec.engine, limit, load.running, load.waiting, load.peak_running)
+
+    @property
+    def dead(self) -> bool:
+        return self._client is not None and self._client.errored
+
+    def _require_client(self) -> EngineClient:
+        if self._client is None or self._client.errored:
+            raise EngineDead(f"the engine of model {self.spec.id!r} is not running")
+        return self._client
+
+    async def _tokenize(self, prompt: str) -> list[int]:
+        renderer = self._require_client().renderer
+        if self.spec.prompt_format == "chat" and getattr(renderer.tokenizer, "chat_template", None):
+            messages: list[Any] = [{"role": "user", "content": prompt}]
+            parameters = ChatParams(chat_template_kwargs={"add_generation_prompt": True})
+            _, prompts = await renderer.render_chat_async([messages], parameters, _TOKENIZE)
+        else:
+            prompts = await renderer.render_cmpl_async([{"prompt": prompt}], _TOKENIZE_RAW)
+        ids: list[int] = prompts[0]["prompt_token_ids"]
+        return ids
+
+    def _limit(self, request: GenerateRequest, prompt_tokens: int) -> int:
+        """Return how many tokens the whole answer may have, or raise ``InvalidRequest``."""
+        context = self.info().max_model_len
+        room = context - prompt_tokens
+        if room < 1:
+            raise InvalidRequest(
+                "prompt_too_long",
+                "prompt",
+                f"The prompt has {prompt_tokens} tokens; the model's context holds {context}, the answer included",
+            )
+        wanted = request.sampling.max_new_tokens
+        if wanted is None:
+            return min(DEFAULT_MAX_NEW_TOKENS, room)
+        if wanted > room:
+            raise InvalidRequest(
+                "out_of_range",
+                "generation.maxNewTokens",
+                f"{wanted} is too large: behind a prompt of {prompt_tokens} tokens "
+                f"the model's context of {context} has room for {room}",
+            )
+        return wanted
+
+    def _sampling(self, request: GenerateRequest, max_tokens: int) -> SamplingParams:
+        sampling = request.sampling
+        return SamplingParams(
+            max_tokens=max_tokens,
+            temperature=sampling.temperature,
+            top_p=sampling.top_p if sampling.temperature > 0 else 1.0,
+            repetition_penalty=sampling.repetition_penalty,
+            output_kind=RequestOutputKind.DELTA,
+        )
+
+
+def engine_arguments(spec: ModelSpec, logging_config: str | None = None) -> AsyncEngineArgs:
+    """Translate a model's entry into vLLM's arguments; what it leaves open stays vLLM's default."""
+    arguments: dict[str, Any] = {
+        "model": spec.model_path,
+        "served_model_name": [spec.id],
+        "tensor_parallel_size": spec.tensor_parallel_size,
+        "dtype": spec.dtype,
+        "quantization": spec.quantization,
+        "trust_remote_code": False,
+        "enable_log_requests": False,
+        "shutdown_timeout": _CORE_DRAIN_SECONDS,
+        # The request's own values are the only sampling defaults.
+        "generation_config": "vllm",
+        "scheduling_policy": "priority",
+    }
+    optional = ("max_model_len", "max_num_seqs", "gpu_memory_utilization", "kv_cache_memory_bytes", "kv_cache_dtype")
+    for name in (*optional, "enable_prefix_caching", "enforce_eager"):
+        if getattr(spec, name) is not None:
+            arguments[name] = getattr(spec, name)
+    if spec.takes_adapters:
+        arguments |= {"enable_lora": True, "max_loras": spec.max_loras, "max_lora_rank": spec.max_lora_rank}
+    if logging_config:
+        from vllm.config.logging import LoggingConfig
+
+        arguments["logging_config"] = LoggingConfig(pylogging_config_file=logging_config)
+    return AsyncEngineArgs(**arguments)
+
+
+def _chunk(output: RequestOutput, prompt_tokens: int, produced: int) -> Chunk:
+    """Map one DELTA output; ``produced`` counts the tokens before it."""
+    [completion] = output.outputs
+    tokens = tuple(completion.token_ids)
+    usage = Usage(prompt_tokens, produced + len(tokens)) if output.finished else None
+    return Chunk(completion.text, tokens, completion.finish_reason if output.finished else None, usage)
