@@ -16,14 +16,14 @@ log = logging.getLogger(__name__)
 #: Positions the rotary embedding is declared for; answers in the corpus end long before.
 MAX_POSITIONS = 8192
 VOCAB_SIZE = 1536
-#: Training conversations are cut here; the longest count takes about 400 tokens.
+#: Training conversations are cut here; the longest answer takes about 300 tokens.
 MAX_TRAINED_TOKENS = 512
 
 
 def build(corpus: Path, target: Path, rounds: int, epochs: float) -> None:
     """Train on ``corpus`` and write weights (bfloat16), tokenizer and configs to ``target``."""
     torch.manual_seed(0)
-    samples = list(conversations(read_topics(corpus), rounds=rounds, counting=rounds * 60))
+    samples = list(conversations(read_topics(corpus), rounds=rounds, counting=rounds * 30))
     texts = [message["content"] for sample in samples for message in sample]
     tokenizer = train_tokenizer(texts, VOCAB_SIZE, MAX_POSITIONS)
     model = Qwen2ForCausalLM(_architecture(tokenizer))

@@ -1,0 +1,34 @@
+"""Celery's configuration. ``docs/architecture.md`` gives the reasons at length."""
+
+from settings import Settings
+
+_settings = Settings.from_env()
+
+broker_url = _settings.broker_url
+broker_connection_retry_on_startup = True
+broker_connection_timeout = 2
+# Without a socket timeout, a half-open connection would hang a publish for good. A
+# worker's longest blocking read (BRPOP) takes one second.
+broker_transport_options = {"socket_timeout": 5.0, "socket_connect_timeout": 1.0}
+# The front door answers 503 at once instead of trying again behind a client's back.
+task_publish_retry = False
+
+# JSON only: a message must never be able to name code.
+task_serializer = "json"
+result_serializer = "json"
+accept_content = ["json"]
+
+# Results travel through the token log, not through Celery.
+task_ignore_result = True
+
+# A task is acknowledged when it is taken: redelivery by the broker would run a request
+# twice. The token log and its attempts decide who continues.
+task_acks_late = False
+worker_disable_prefetch = True
+
+include = ["tasks.inference"]
+task_default_queue = "gpu-infer"
+worker_send_task_events = True
+task_send_sent_event = False
+worker_hijack_root_logger = False
+worker_redirect_stdouts = False

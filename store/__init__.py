@@ -1,0 +1,1 @@
+"""What the front door and the workers share, in Redis and SQL. Knows no Flask and no Celery."""

@@ -1,0 +1,148 @@
+"""Which workers live, what they serve and how loaded they are.
+
+A worker's record expires unless it is renewed, by Redis' own clock, so the clocks of the
+hosts do not matter. A worker that vanished without taking leave stays listed as lost for
+a while, so that operators see it.
+"""
+
+import json
+import time
+from dataclasses import asdict, dataclass, field
+from typing import Any
+
+import redis
+
+from store import names
+
+#: How often a worker renews its record. Seconds.
+RENEW_SECONDS = 1.0
+#: How long a record lives: two renewals may be missed. Milliseconds.
+TTL_MS = 2500
+#: How long a worker that vanished is listed. Milliseconds.
+LOST_FOR_MS = 600_000
+#: How old the list may be that a front door chooses from. Seconds.
+CACHE_SECONDS = 0.25
+
+#: KEYS worker record, sorted set; ARGV record, ttl, incarnation.
+_RENEW = """
+local now = redis.call('TIME')
+redis.call('SET', KEYS[1], ARGV[1], 'PX', ARGV[2])
+redis.call('ZADD', KEYS[2], now[1] * 1000 + math.floor(now[2] / 1000), ARGV[3])
+return 1
+"""
+#: KEYS sorted set; ARGV how long lost workers are listed, in ms. Returns the members left.
+_LIST = """
+local now = redis.call('TIME')
+local ms = now[1] * 1000 + math.floor(now[2] / 1000)
+redis.call('ZREMRANGEBYSCORE', KEYS[1], '-inf', ms - ARGV[1])
+return redis.call('ZRANGE', KEYS[1], 0, -1)
+"""
+
+
+class State:
+    """What a worker is about."""
+
+    LOADING = "loading"
+    READY = "ready"
+    #: It finishes what it has and takes nothing new.
+    DRAINING = "draining"
+    #: Its engine is dead; it is about to leave.
+    FAILED = "failed"
+
+
+@dataclass(frozen=True)
+class WorkerInfo:
+    """What a worker says of itself."""
+
+    #: Celery's node name, e.g. ``gpu0@host``.
+    name: str
+    #: The name, and what tells this process from one that had the name before.
+    incarnation: str
+    state: str
+    queues: list[str]
+    #: Model id -> ``EngineInfo`` as a dictionary; while loading, only the ids are there.
+    models: dict[str, dict[str, Any]] = field(default_factory=dict)
+    in_flight: int = 0
+    #: Requests it runs at once.
+    capacity: int = 0
+
+    @property
+    def ready(self) -> bool:
+        return self.state == State.READY
+
+    def to_json(self) -> str:
+        return json.dumps(asdict(self))
+
+    @classmethod
+    def from_json(cls, text: bytes) -> "WorkerInfo":
+        return cls(**json.loads(text))
+
+
+class Announcer:
+    """The worker's side."""
+
+    def __init__(self, client: redis.Redis) -> None:
+        self._client = client
+        self._renew = client.register_script(_RENEW)
+
+    def renew(self, info: WorkerInfo) -> None:
+        keys = [names.worker(info.incarnation), names.WORKERS]
+        self._renew(keys=keys, args=[info.to_json(), TTL_MS, info.incarnation])
+
+    def leave(self, incarnation: str) -> None:
+        """Take leave, so that the worker is not listed as lost."""
+        with self._client.pipeline() as pipeline:
+            pipeline.delete(names.worker(incarnation))
+            pipeline.zrem(names.WORKERS, incarnation)
+            pipeline.execute()
+
+
+@dataclass(frozen=True)
+class Fleet:
+    """All workers at one moment."""
+
+    living: tuple[WorkerInfo, ...]
+    #: Incarnations whose record lapsed without leave.
+    lost: tuple[str, ...] = ()
+
+    def serving(self, model: str) -> list[WorkerInfo]:
+        """Return the workers that would take a request for ``model`` now."""
+        return [worker for worker in self.living if worker.ready and model in worker.models]
+
+    def loading(self, model: str) -> list[WorkerInfo]:
+        return [worker for worker in self.living if worker.state == State.LOADING and model in worker.models]
+
+    def engine_info(self, model: str) -> dict[str, Any] | None:
+        """Return what a serving worker says of ``model``, or None."""
+        for worker in self.serving(model):
+            return worker.models[model]
+        return None
+
+
+class Presence:
+    """The front door's side. The list is cached for a moment, shared by all threads."""
+
+    def __init__(self, client: redis.Redis) -> None:
+        self._client = client
+        self._list = client.register_script(_LIST)
+        self._cached = Fleet(())
+        self._expires = 0.0
+
+    def fleet(self, fresh: bool = False) -> Fleet:
+        """Return the workers; never older than ``CACHE_SECONDS``. Raises ``redis.RedisError``."""
+        if fresh or time.monotonic() >= self._expires:
+            self._cached = self._load()
+            self._expires = time.monotonic() + CACHE_SECONDS
+        return self._cached
+
+    def _load(self) -> Fleet:
+        incarnations: Any = self._list(keys=[names.WORKERS], args=[LOST_FOR_MS])
+        if not incarnations:
+            return Fleet(())
+        texts: Any = self._client.mget([names.worker(incarnation.decode()) for incarnation in incarnations])
+        living = tuple(WorkerInfo.from_json(text) for text in texts if text)
+        lost = tuple(name.decode() for name, text in zip(incarnations, texts, strict=True) if not text)
+        return Fleet(living, lost)
+
+
+__all__ = ["Announcer", "Fleet", "Presence", "State", "WorkerInfo"]

@@ -1,0 +1,36 @@
+"""Redis clients. Every call is bounded, so that a Redis that hangs costs a request seconds."""
+
+import redis
+import redis.asyncio
+from redis.asyncio.retry import Retry as AsyncRetry
+from redis.backoff import NoBackoff
+from redis.retry import Retry
+
+#: Seconds. The front door must answer within two when Redis is gone.
+CONNECT_TIMEOUT_SECONDS = 1.0
+COMMAND_TIMEOUT_SECONDS = 1.5
+
+
+def connect(url: str) -> redis.Redis:
+    """Return a client for threads. A call fails after at most one reconnect, never later than a few seconds.
+
+    One retry only: it mends a connection that Redis closed while it lay in the pool.
+    """
+    return redis.Redis.from_url(
+        url,
+        socket_connect_timeout=CONNECT_TIMEOUT_SECONDS,
+        socket_timeout=COMMAND_TIMEOUT_SECONDS,
+        retry=Retry(NoBackoff(), 1),
+        retry_on_error=[redis.exceptions.ConnectionError],
+    )
+
+
+def connect_async(url: str, timeout: float | None = 5.0) -> redis.asyncio.Redis:
+    """Return a client for one asyncio loop. ``timeout`` None is for blocking reads."""
+    return redis.asyncio.Redis.from_url(
+        url,
+        socket_connect_timeout=CONNECT_TIMEOUT_SECONDS,
+        socket_timeout=timeout,
+        retry=AsyncRetry(NoBackoff(), 1),
+        retry_on_error=[redis.exceptions.ConnectionError],
+    )

@@ -1,0 +1,75 @@
+"""The request record: what a worker needs to serve a request, kept outside the queue.
+
+The queue carries ids only, so that no prompt shows in Flower, and a request can be
+served again by another worker.
+"""
+
+import base64
+import json
+import secrets
+import time
+from dataclasses import asdict, dataclass, field
+from typing import Any
+
+import redis
+
+from store import names
+
+
+def new_request_id() -> str:
+    """Return ``gen-`` and 24 random hex digits."""
+    return f"gen-{secrets.token_hex(12)}"
+
+
+@dataclass(frozen=True)
+class RequestRecord:
+    """One accepted request. ``kind`` says how its payload is read."""
+
+    GENERATE = "generate"
+    OPENAI = "openai"
+
+    id: str
+    kind: str
+    model: str
+    #: The key that began it: only this one may resume or cancel it.
+    owner: str
+    #: Unix time in seconds after which the request has failed.
+    deadline: float
+    #: ``generate``: prompt, adapter and sampling; ``openai``: path and body (base64).
+    payload: dict[str, Any] = field(repr=False)
+    #: traceId, tenant, playerId, locale, as the client gave them.
+    metadata: dict[str, str] = field(default_factory=dict)
+    created: float = field(default_factory=time.time)
+
+    @classmethod
+    def openai(cls, *, path: str, body: bytes, **common: Any) -> "RequestRecord":
+        payload = {"path": path, "body": base64.b64encode(body).decode()}
+        return cls(kind=cls.OPENAI, payload=payload, **common)
+
+    @property
+    def body(self) -> bytes:
+        """The body of an ``openai`` request."""
+        return base64.b64decode(self.payload["body"])
+
+    def to_json(self) -> str:
+        return json.dumps(asdict(self), ensure_ascii=False)
+
+    @classmethod
+    def from_json(cls, text: str | bytes) -> "RequestRecord":
+        return cls(**json.loads(text))
+
+
+class RequestStore:
+    """Records live until some time after their deadline."""
+
+    def __init__(self, client: redis.Redis, ttl: int) -> None:
+        self._client = client
+        self._ttl = ttl
+
+    def save(self, record: RequestRecord) -> None:
+        lifetime = max(1, int(record.deadline - time.time())) + self._ttl
+        self._client.set(names.request(record.id), record.to_json(), ex=lifetime)
+
+    def load(self, request_id: str) -> RequestRecord | None:
+        text = self._client.get(names.request(request_id))
+        return RequestRecord.from_json(text) if text else None  # type: ignore[arg-type]

@@ -1,0 +1,36 @@
+"""The queue. Only here is Celery known. ``celery -A tasks`` finds the application here."""
+
+from typing import TYPE_CHECKING, Any
+
+import click
+from celery import Celery, signals
+
+import logs
+from settings import Settings
+from tasks.worker import EngineStep, attach
+
+if TYPE_CHECKING:
+    from tasks.runtime import EngineHost
+
+
+class EngineCelery(Celery):
+    """A Celery application that, in a ``gpu-infer`` worker, holds the engines."""
+
+    #: Set by the worker's engine step.
+    host: "EngineHost | None" = None
+
+
+app = EngineCelery("tasks")
+app.config_from_object("celeryconfig")
+attach(app, EngineStep)
+app.user_options["worker"].add(
+    click.Option(("--gpu",), help="GPUs this worker may see, e.g. 0 or 0,1 (sets CUDA_VISIBLE_DEVICES).")
+)
+app.user_options["worker"].add(
+    click.Option(("--models",), help="Models to serve, by id; the worker then takes only their requests.")
+)
+
+
+@signals.setup_logging.connect
+def _configure_logging(**_: Any) -> None:
+    logs.configure(Settings.from_env().log_level)

@@ -1,0 +1,114 @@
+"""The engines of one worker: one asyncio loop in one thread, shared by all task threads."""
+
+import asyncio
+import concurrent.futures
+import logging
+import threading
+from collections.abc import Coroutine, Iterable
+from typing import Any, TypeVar
+
+from engines.base import Engine, create_engine
+from engines.registry import ModelSpec
+from settings import Settings
+from store.publisher import Publisher
+from store.redis import connect, connect_async
+from store.requests import RequestStore
+
+log = logging.getLogger(__name__)
+T = TypeVar("T")
+
+#: How long the engines may take to free everything. Seconds.
+_STOP_TIMEOUT_SECONDS = 30
+
+
+class EngineHost:
+    """Loads engines, runs requests on them, and counts what is in flight."""
+
+    def __init__(self, settings: Settings, worker_name: str) -> None:
+        self.settings = settings
+        self.worker_name = worker_name
+        self.requests = RequestStore(connect(settings.redis_url), settings.stream_ttl)
+        self.engines: dict[str, Engine] = {}
+        self._loop = asyncio.new_event_loop()
+        self._thread = threading.Thread(target=self._run, name="engine-loop", daemon=True)
+        self._publisher: Publisher | None = None
+        self._background: asyncio.Task[None] | None = None
+        self._running: set[asyncio.Task[Any]] = set()
+        #: Set when the drain time is over: what still runs ends with an error.
+        self.abandoned = False
+
+    @property
+    def in_flight(self) -> int:
+        return len(self._running)
+
+    @property
+    def publisher(self) -> Publisher:
+        if self._publisher is None:
+            raise RuntimeError("the engine host was not started")
+        return self._publisher
+
+    def start(self, specs: Iterable[ModelSpec]) -> concurrent.futures.Future[None]:
+        """Begin to load the models; the future fails with what an engine failed with."""
+        self._thread.start()
+        return asyncio.run_coroutine_threadsafe(self._load(list(specs)), self._loop)
+
+    def run(self, coroutine: Coroutine[Any, Any, T]) -> T:
+        """Run a request on the loop and wait for it; called by task threads."""
+        return asyncio.run_coroutine_threadsafe(self._count(coroutine), self._loop).result()
+
+    def abandon(self) -> None:
+        """Cancel what still runs. Each request ends its token log itself."""
+        self.abandoned = True
+        self._loop.call_soon_threadsafe(lambda: [task.cancel() for task in self._running])
+
+    def stop(self) -> None:
+        """Free the engines and end the loop's thread."""
+        if not self._thread.is_alive():
+            return
+        try:
+            asyncio.run_coroutine_threadsafe(self._unload(), self._loop).result(_STOP_TIMEOUT_SECONDS)
+        except TimeoutError:
+            log.error("The engines did not stop within %d seconds", _STOP_TIMEOUT_SECONDS)
+        self._loop.call_soon_threadsafe(self._loop.stop)
+        self._thread.join(timeout=5)
+
+    def dead_engines(self) -> list[str]:
+        return [model for model, engine in self.engines.items() if engine.dead]
+
+    # On the loop.
+
+    def _run(self) -> None:
+        asyncio.set_event_loop(self._loop)
+        self._loop.run_forever()
+
+    async def _load(self, specs: list[ModelSpec]) -> None:
+        self._publisher = Publisher(connect_async(self.settings.redis_url), self.settings.stream_ttl)
+        self._background = asyncio.create_task(self._publisher.run())
+        for spec in specs:
+            engine = create_engine(spec)
+            log.info("Loading model", extra={"model": spec.id, "engine": spec.engine})
+            await engine.start()
+            self.engines[spec.id] = engine
+            log.info("Model is loaded", extra={"model": spec.id, **_sizes(engine)})
+
+    async def _unload(self) -> None:
+        for engine in self.engines.values():
+            await engine.stop()
+        if self._background is not None:
+            self._background.cancel()
+            await asyncio.gather(self._background, return_exceptions=True)
+        if self._publisher is not None:
+            await self._publisher.client.aclose()
+
+    async def _count(self, coroutine: Coroutine[Any, Any, T]) -> T:
+        task = asyncio.current_task()
+        assert task is not None
+        self._running.add(task)
+        try:
+            return await coroutine
+        finally:
+            self._running.discard(task)
+
+
+def _sizes(engine: Engine) -> dict[str, Any]:
+    return {"engine": engine.spec.engine, "max_model_len": engine.info().max_model_len}

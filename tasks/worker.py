@@ -1,0 +1,107 @@
+"""What a ``gpu-infer`` worker does before its first message and after its last.
+
+The engine is loaded before the consumer starts, so no request waits for a model. On
+SIGTERM Celery stops its steps in reverse order: consumer, pool (which waits for running
+tasks), and only then the engine, because the pool is made to require it.
+"""
+
+import logging
+import os
+import time
+from concurrent.futures import Future
+from concurrent.futures import TimeoutError as FutureTimeout
+from pathlib import Path
+from typing import Any
+
+from celery import Celery, bootsteps
+from celery.exceptions import WorkerShutdown
+from celery.worker import state
+from celery.worker.components import Pool
+
+from engines.errors import EngineError
+from engines.registry import ModelSpec, load_registry
+from settings import Settings
+from tasks.heartbeat import Heartbeat
+from tasks.names import QUEUE_INFER, is_inference_queue, model_queue
+from tasks.runtime import EngineHost
+
+log = logging.getLogger(__name__)
+
+#: Exit status of a worker that could not load its model.
+_EX_UNAVAILABLE = 69
+
+
+class EngineStep(bootsteps.StartStopStep):
+    """Loads the engines, announces the worker, and takes both back at the end."""
+
+    requires = {"celery.worker.components:Timer"}
+
+    def __init__(self, worker: Any, gpu: str | None = None, models: str | None = None, **kwargs: Any) -> None:
+        super().__init__(worker, **kwargs)
+        self.enabled = any(is_inference_queue(name) for name in worker.app.amqp.queues.consume_from)
+        if not self.enabled:
+            return
+        if gpu is not None:
+            # Before anything touches CUDA: nothing has imported torch yet.
+            os.environ["CUDA_VISIBLE_DEVICES"] = gpu
+        self._settings = Settings.from_env()
+        self._specs = self._choose_models(worker, models)
+        self._host: EngineHost | None = None
+        self._heartbeat: Heartbeat | None = None
+
+    def _choose_models(self, worker: Any, models: str | None) -> list[ModelSpec]:
+        registry = load_registry(Path(self._settings.config_path), self._settings.engine)
+        if models is None:
+            return [registry.default]
+        specs = [registry.resolve(name.strip()) for name in models.split(",") if name.strip()]
+        queues = worker.app.amqp.queues
+        names = [name for name in queues.consume_from if name != QUEUE_INFER]
+        queues.select([*names, *(model_queue(spec.id) for spec in specs)])
+        return specs
+
+    def start(self, worker: Any) -> None:
+        self._host = EngineHost(self._settings, worker.hostname)
+        queues = list(worker.app.amqp.queues.consume_from)
+        self._heartbeat = Heartbeat(self._host, [spec.id for spec in self._specs], queues, worker.concurrency)
+        self._heartbeat.start()
+        loading = self._host.start(self._specs)
+        try:
+            self._wait(loading)
+        except EngineError as error:
+            log.critical("The worker cannot serve: %s", error)
+            self.stop(worker)
+            raise WorkerShutdown(_EX_UNAVAILABLE) from error
+        worker.app.host = self._host
+        self._heartbeat.ready()
+
+    @staticmethod
+    def _wait(loading: Future[None]) -> None:
+        """Wait for the models, but not when the worker was told to stop meanwhile."""
+        while True:
+            try:
+                return loading.result(timeout=0.2)
+            except FutureTimeout:
+                if loading.done():
+                    raise
+                state.maybe_shutdown()
+
+    def stop(self, worker: Any) -> None:
+        if self._heartbeat is not None:
+            self._heartbeat.stop()
+        if self._host is not None:
+            self._host.stop()
+
+    terminate = stop
+
+    def info(self, worker: Any) -> dict[str, Any]:
+        """Shown by ``celery inspect stats`` and on Flower's worker page."""
+        if self._host is None:
+            return {}
+        engines = {name: engine.info().to_dict() for name, engine in self._host.engines.items()}
+        return {"engines": engines, "in_flight": self._host.in_flight, "time": time.time()}
+
+
+def attach(app: Celery, step: type[bootsteps.StartStopStep]) -> None:
+    """Put the engine step below the pool: started before it, stopped after it has drained."""
+    app.steps["worker"].add(step)
+    Pool.requires = (*Pool.requires, step)
