@@ -11,6 +11,9 @@ from collections.abc import Iterator
 from contextvars import ContextVar
 from typing import Any
 
+#: Loggers with a level of their own: a library that vLLM imports sets the root's to ERROR.
+_OWN = ("webapp", "tasks", "store", "engines", "celery")
+
 _bound: ContextVar[dict[str, str]] = ContextVar("cy_llm_log_fields", default={})
 
 
@@ -50,6 +53,7 @@ def config(level: str | int) -> dict[str, Any]:
         },
         "handlers": {"stderr": {"class": "logging.StreamHandler", "formatter": "json", "filters": ["request"]}},
         "root": {"level": level, "handlers": ["stderr"]},
+        "loggers": {name: {"level": level} for name in _OWN},
     }
 
 

@@ -28,8 +28,10 @@ class ModelSpec:
     """One entry of the model file. None leaves the engine's own default."""
 
     id: str
-    #: A folder (relative to the model file) or a name on the model hub.
+    #: As the file has it: a folder (relative to the model file) or a name on the model hub.
     model_path: str
+    #: Where the weights are: an absolute folder, or the name on the model hub.
+    location: str = ""
     name: str = ""
     engine: str = "cuda-vllm-async"
     #: ``chat`` puts a prompt through the tokenizer's chat template, if it has one.
@@ -175,17 +177,16 @@ def _spec(model_id: str, entry: Any, base: Path) -> ModelSpec:
         loaded = _EntrySchema().load(values)
     except ValidationError as error:
         raise ConfigError(_describe(model_id, error)) from error
-    for key in ("model_path", "adapter_path"):
-        if loaded.get(key):
-            loaded[key] = _locate(loaded[key], base)
+    if loaded.get("adapter_path"):
+        loaded["adapter_path"] = _locate(loaded["adapter_path"], base)
     loaded.setdefault("name", model_id)
-    return ModelSpec(id=model_id, **loaded)
+    return ModelSpec(id=model_id, location=_locate(loaded["model_path"], base), **loaded)
 
 
 def _describe(model_id: str, error: ValidationError) -> str:
     key, problems = next(iter(error.normalized_messages().items()))
     if key not in _EntrySchema().fields:
-        allowed = ", ".join(field.name for field in fields(ModelSpec) if field.name != "id")
+        allowed = ", ".join(_EntrySchema().fields)
         return f"model {model_id!r}: unknown key {key!r}; allowed keys: {allowed}"
     default = {field.name: field.default for field in fields(ModelSpec)}[key]
     hint = "" if default in (MISSING, None, "") else f" (default: {default})"

@@ -165,7 +165,7 @@ class VllmEngine(Engine):
 def engine_arguments(spec: ModelSpec, logging_config: str | None = None) -> AsyncEngineArgs:
     """Translate a model's entry into vLLM's arguments; what it leaves open stays vLLM's default."""
     arguments: dict[str, Any] = {
-        "model": spec.model_path,
+        "model": spec.location,
         "served_model_name": [spec.id],
         "tensor_parallel_size": spec.tensor_parallel_size,
         "dtype": spec.dtype,

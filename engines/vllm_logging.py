@@ -37,6 +37,10 @@ class EngineLog:
 
 def _config(errors: Path) -> dict:
     document = logs.config(logging.getLevelName(logging.getLogger().getEffectiveLevel()))
+    # The engine core is its own process: it serves many requests at once, so its lines
+    # belong to none, and the filter's module is not on its import path.
+    document.pop("filters")
+    document["handlers"]["stderr"].pop("filters")
     document["handlers"]["errors"] = {
         "class": "logging.FileHandler",
         "filename": str(errors),

@@ -29,7 +29,7 @@ class OpenAISurface:
         """Build the application on a running engine."""
         parser = make_arg_parser(FlexibleArgumentParser())
         arguments = parser.parse_args(
-            ["--model", spec.model_path, "--served-model-name", spec.id, "--generation-config", "vllm"]
+            ["--model", spec.location, "--served-model-name", spec.id, "--generation-config", "vllm"]
         )
         tasks = await client.get_supported_tasks()
         app = build_app(arguments, tasks, client.model_config)

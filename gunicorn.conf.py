@@ -1,0 +1,20 @@
+"""How gunicorn runs the front door. ``gunicorn wsgi:app`` reads this file by itself."""
+
+import logs
+from settings import Settings
+from webapp.binding import addresses
+
+_settings = Settings.from_env()
+
+bind = addresses(_settings)
+# A stream holds a thread while it lasts, and costs little: a thread that waits.
+worker_class = "gthread"
+workers = _settings.web_workers
+threads = _settings.web_threads
+# More sockets than threads, so that a full house still answers health checks in turn.
+worker_connections = _settings.web_threads + 256
+timeout = 60
+graceful_timeout = int(_settings.drain)
+keepalive = 5
+logconfig_dict = logs.config(_settings.log_level)
+proc_name = "cy-llm-web"

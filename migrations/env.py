@@ -1,0 +1,23 @@
+"""Alembic's entry point: runs the migrations on the connection it is given, or on DATABASE_URL."""
+
+from alembic import context
+
+from settings import Settings
+from store import db
+from store.models import Base
+
+
+def _run(connection: object) -> None:
+    # SQLite cannot alter most of a table in place; batch mode copies it.
+    context.configure(connection=connection, target_metadata=Base.metadata, render_as_batch=True)  # type: ignore[arg-type]
+    with context.begin_transaction():
+        context.run_migrations()
+
+
+given = context.config.attributes.get("connection")
+if given is not None:
+    _run(given)
+else:
+    with db.connect(Settings.from_env().database_url).connect() as own:
+        _run(own)
+        own.commit()

@@ -1,0 +1,108 @@
+"""Errors of the front door, and how each dialect writes them. Nothing else makes error bodies."""
+
+from collections.abc import Iterable
+from typing import Any
+
+from store.outcomes import Code, Detail, Failure
+
+#: HTTP status of each code.
+STATUS = {
+    Code.INVALID_REQUEST: 400,
+    Code.UNAUTHORIZED: 401,
+    Code.FORBIDDEN: 403,
+    Code.NOT_FOUND: 404,
+    Code.MODEL_NOT_FOUND: 404,
+    Code.RATE_LIMITED: 429,
+    Code.INTERNAL_ERROR: 500,
+    Code.MODEL_NOT_READY: 503,
+    Code.INSUFFICIENT_RESOURCES: 503,
+}
+
+
+class ApiError(Exception):
+    """A request that is answered with an error. Carries what every dialect needs."""
+
+    def __init__(self, failure: Failure, status: int | None = None, retry_after: int | None = None) -> None:
+        super().__init__(failure.message)
+        self.failure = failure
+        self.status = status or STATUS[failure.code]
+        #: Seconds after which a retry has a chance.
+        self.retry_after = retry_after
+
+    @property
+    def headers(self) -> dict[str, str]:
+        headers = {}
+        if self.retry_after is not None:
+            headers["Retry-After"] = str(self.retry_after)
+        if self.status == 401:
+            headers["WWW-Authenticate"] = "Bearer"
+        return headers
+
+
+def invalid(details: Iterable[Detail]) -> ApiError:
+    """The body has faults, one detail each."""
+    details = tuple(details)
+    message = details[0].description if len(details) == 1 else f"The request has {len(details)} errors"
+    return ApiError(Failure(Code.INVALID_REQUEST, message, details))
+
+
+def unauthorized() -> ApiError:
+    """The same for no key and a wrong one."""
+    return ApiError(Failure(Code.UNAUTHORIZED, "A valid API key is required"))
+
+
+def forbidden(right: str) -> ApiError:
+    return ApiError(Failure(Code.FORBIDDEN, f"This API key does not have the right '{right}'"))
+
+
+def model_not_found(model: str, field: str) -> ApiError:
+    detail = Detail("model_not_found", field, f"Model '{model}' is not configured")
+    return ApiError(Failure(Code.MODEL_NOT_FOUND, f"Invalid model ID: {model}", (detail,)))
+
+
+def model_not_ready(model: str, loading: bool) -> ApiError:
+    state = "is still being loaded" if loading else "has no running worker"
+    detail = Detail("model_not_ready", "", f"Model '{model}' {state}")
+    return ApiError(
+        Failure(Code.MODEL_NOT_READY, f"Model '{model}' {state}", (detail,)), retry_after=5 if loading else 30
+    )
+
+
+def redis_unavailable() -> ApiError:
+    detail = Detail("redis_unavailable", "", "The service cannot reach its message store; try again shortly")
+    return ApiError(
+        Failure(Code.INSUFFICIENT_RESOURCES, "The service is temporarily unavailable", (detail,)), retry_after=2
+    )
+
+
+def from_failure(failure: Failure) -> ApiError:
+    """What a worker wrote as the end of a request."""
+    retry = 5 if STATUS[failure.code] == 503 else None
+    return ApiError(failure, retry_after=retry)
+
+
+def native_body(failure: Failure) -> dict[str, Any]:
+    """The envelope of ``/api/v1``."""
+    return {"error": failure.to_dict()}
+
+
+#: The words OpenAI's clients look at.
+_OPENAI_CODES = {
+    Code.UNAUTHORIZED: ("invalid_request_error", "invalid_api_key"),
+    Code.FORBIDDEN: ("invalid_request_error", "insufficient_permissions"),
+    Code.NOT_FOUND: ("invalid_request_error", "not_found"),
+    Code.MODEL_NOT_FOUND: ("invalid_request_error", "model_not_found"),
+    Code.MODEL_NOT_READY: ("server_error", "model_not_ready"),
+    Code.INSUFFICIENT_RESOURCES: ("server_error", "service_unavailable"),
+    Code.RATE_LIMITED: ("rate_limit_error", "rate_limit_exceeded"),
+    Code.INTERNAL_ERROR: ("server_error", "internal_error"),
+}
+
+
+def openai_body(failure: Failure) -> dict[str, Any]:
+    """OpenAI's error shape, of ``/v1``."""
+    kind, code = _OPENAI_CODES.get(failure.code, ("invalid_request_error", None))
+    first = failure.details[0] if failure.details else None
+    message = "; ".join(detail.description for detail in failure.details) or failure.message
+    param = (first.field or None) if first else None
+    return {"error": {"message": message, "type": kind, "param": param, "code": code or (first and first.type)}}

@@ -1,0 +1,80 @@
+"""Passes a body to a worker's own OpenAI application and its answer back, bytes untouched."""
+
+import time
+from collections.abc import Iterator
+from contextlib import ExitStack
+from typing import Any
+
+from flask import Response
+
+import logs
+from engines.registry import ModelSpec
+from store.entries import Entry, Kind, Outcome, encode
+from store.outcomes import Failure
+from store.requests import RequestRecord, new_request_id
+from webapp import auth, errors, generation, sse
+from webapp.services import Services
+
+
+def relay(own: Services, spec: ModelSpec, path: str, body: dict[str, Any]) -> Response:
+    """Send ``body`` to ``path`` of the worker's application and answer as it answers."""
+    _, queue = generation.require_worker(own, spec)
+    record = RequestRecord.openai(
+        id=new_request_id(),
+        model=spec.id,
+        owner=auth.principal().id,
+        deadline=time.time() + own.settings.request_timeout,
+        path=path,
+        body=encode({**body, "model": spec.id}),
+    )
+    with ExitStack() as stack, logs.bind(request_id=record.id):
+        entries = generation.follow(own, record, stack.enter_context(generation.begin(own, record, queue)))
+        head = _head(entries, patient=not body.get("stream"))
+        if head is None or head["content_type"].startswith("text/event-stream"):
+            return sse.response(_events(stack.pop_all(), entries), head["status"] if head else 200)
+        return Response(_whole_body(entries), status=head["status"], content_type=head["content_type"])
+
+
+def _head(entries: Iterator[Entry | None], patient: bool) -> dict[str, Any] | None:
+    """Wait for the head of the answer.
+
+    A stream is begun without it (None) when it is late, so that keep-alive comments can
+    be sent. Raises ``ApiError`` when the request ended before it.
+    """
+    for entry in entries:
+        if entry is None and not patient:
+            return None
+        if entry is not None and entry.kind == Kind.HEAD:
+            return entry.json()
+        if entry is not None and entry.terminal:
+            raise _error(entry)
+    raise AssertionError("a log always ends with a terminal entry")
+
+
+def _whole_body(entries: Iterator[Entry | None]) -> bytes:
+    parts = []
+    for entry in entries:
+        if entry is not None and entry.kind == Kind.BODY:
+            parts.append(entry.data)
+        elif entry is not None and entry.terminal and entry.json()["outcome"] != Outcome.FINISHED:
+            raise _error(entry)
+    return b"".join(parts)
+
+
+def _events(stack: ExitStack, entries: Iterator[Entry | None]) -> Iterator[bytes]:
+    with stack:
+        status = 200
+        for entry in entries:
+            if entry is None:
+                yield sse.KEEPALIVE
+            elif entry.kind == Kind.HEAD:
+                status = entry.json()["status"]
+            elif entry.kind == Kind.BODY:
+                # A refusal that comes after the stream was begun is JSON: one event.
+                yield entry.data if status == 200 else sse.event(entry.data)
+            elif entry.terminal and entry.json()["outcome"] != Outcome.FINISHED:
+                yield sse.event(encode(errors.openai_body(Failure.from_dict(entry.json()["error"]))))
+
+
+def _error(entry: Entry) -> errors.ApiError:
+    return errors.from_failure(Failure.from_dict(entry.json()["error"]))

@@ -1,0 +1,57 @@
+"""What the views of one process share: connections, the hub, the registry, the keys."""
+
+from dataclasses import dataclass
+from typing import cast
+
+import redis
+from flask import current_app
+
+from engines.registry import Registry, load_registry
+from settings import Settings
+from store import db
+from store.hub import Hub
+from store.keys import KeyRing
+from store.models import now
+from store.presence import Presence
+from store.redis import connect
+from store.requests import RequestStore
+
+_KEY = "cy_llm"
+
+
+@dataclass(frozen=True)
+class Services:
+    """Made once per process, by ``create_app``; every part may be used from any thread."""
+
+    settings: Settings
+    registry: Registry
+    redis: redis.Redis
+    hub: Hub
+    presence: Presence
+    requests: RequestStore
+    keys: KeyRing
+
+    @classmethod
+    def create(cls, settings: Settings) -> "Services":
+        client = connect(settings.redis_url)
+        return cls(
+            settings=settings,
+            registry=load_registry(settings.config_path, settings.engine),
+            redis=client,
+            hub=Hub(settings.redis_url, client),
+            presence=Presence(client),
+            requests=RequestStore(client, settings.stream_ttl),
+            keys=KeyRing(settings, db.sessions(db.connect(settings.database_url))),
+        )
+
+    def install(self, app: object) -> None:
+        app.extensions[_KEY] = self  # type: ignore[attr-defined]
+
+
+def services() -> Services:
+    """Return the services of the current application."""
+    return cast(Services, current_app.extensions[_KEY])
+
+
+#: When this process began.
+STARTED = now()

@@ -1,0 +1,67 @@
+"""``/api/v1/models``: what is configured, and what is really being served."""
+
+from typing import Any
+
+from flask import Blueprint, Response, jsonify
+
+from engines.registry import ModelSpec
+from store.presence import Fleet
+from webapp import generation
+from webapp.services import services
+
+bp = Blueprint("models", __name__, url_prefix="/api/v1")
+
+#: vLLM's default, shown where the model file leaves the value open.
+_DEFAULT_GPU_MEMORY_UTILIZATION = 0.92
+
+
+@bp.get("/models")
+def list_models() -> Response:
+    """All configured models, with the state of their workers."""
+    fleet = services().presence.fleet()
+    return jsonify({"models": [_summary(spec, fleet) for spec in services().registry.models.values()]})
+
+
+@bp.get("/models/<model_id>")
+def show_model(model_id: str) -> Response:
+    """One model, with its configuration."""
+    spec = generation.resolve(services(), model_id, "modelId")
+    fleet = services().presence.fleet()
+    return jsonify(
+        {
+            "id": spec.id,
+            "name": spec.name,
+            "engine": spec.engine,
+            "modelPath": spec.model_path,
+            "status": _status(spec, fleet),
+            "capabilities": ["inference", "stream"],
+            "config": {
+                "maxModelLen": _max_model_len(spec, fleet),
+                "gpuMemoryUtilization": spec.gpu_memory_utilization or _DEFAULT_GPU_MEMORY_UTILIZATION,
+                "tensorParallelSize": spec.tensor_parallel_size,
+            },
+        }
+    )
+
+
+def _summary(spec: ModelSpec, fleet: Fleet) -> dict[str, Any]:
+    return {
+        "id": spec.id,
+        "name": spec.name,
+        "engine": spec.engine,
+        "status": _status(spec, fleet),
+        "capabilities": ["inference", "stream"],
+        "maxModelLen": _max_model_len(spec, fleet),
+    }
+
+
+def _status(spec: ModelSpec, fleet: Fleet) -> str:
+    if fleet.serving(spec.id):
+        return "ready"
+    return "loading" if fleet.loading(spec.id) else "unavailable"
+
+
+def _max_model_len(spec: ModelSpec, fleet: Fleet) -> int | None:
+    """What a worker really runs with (tuning may have lowered it), else what is configured."""
+    info = fleet.engine_info(spec.id)
+    return info["max_model_len"] if info else spec.max_model_len
