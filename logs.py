@@ -14,13 +14,13 @@ from typing import Any
 #: Loggers with a level of their own: a library that vLLM imports sets the root's to ERROR.
 _OWN = ("webapp", "tasks", "store", "engines", "celery")
 
-_bound: ContextVar[dict[str, str]] = ContextVar("cy_llm_log_fields", default={})
+_bound: ContextVar[dict[str, str]] = ContextVar("cy_llm_log_fields")
 
 
 @contextlib.contextmanager
 def bind(**fields: str | None) -> Iterator[None]:
     """Add the fields that are not None to every log line written inside the block."""
-    token = _bound.set({**_bound.get(), **{name: value for name, value in fields.items() if value is not None}})
+    token = _bound.set({**_bound.get({}), **{name: value for name, value in fields.items() if value is not None}})
     try:
         yield
     finally:
@@ -31,7 +31,7 @@ class RequestFields(logging.Filter):
     """Copies the bound fields onto each record; a record's own ``extra`` wins."""
 
     def filter(self, record: logging.LogRecord) -> bool:
-        for name, value in _bound.get().items():
+        for name, value in _bound.get({}).items():
             if not hasattr(record, name):
                 setattr(record, name, value)
         return True

@@ -7,10 +7,14 @@ at its entry point, and handed down. An unreadable value raises
 
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
-from environs import Env
+from environs import Env, validate
 
 ROOT = Path(__file__).resolve().parent
+
+
+_LEVELS = validate.OneOf(["DEBUG", "INFO", "WARNING", "ERROR"])
 
 
 @dataclass(frozen=True)
@@ -60,7 +64,7 @@ class Settings:
         env = Env()
         own = cls()
         with env.prefixed("CY_LLM_"):
-            values = {
+            values: dict[str, Any] = {
                 "config_path": _path(env, "CONFIG", own.config_path),
                 "adapters_root": _path(env, "ADAPTERS_ROOT", own.adapters_root),
                 "api_key": env.str("API_KEY", own.api_key),
@@ -76,7 +80,7 @@ class Settings:
                 "stream_ttl": env.int("STREAM_TTL_SECONDS", own.stream_ttl),
                 "max_queue_size": env.int("MAX_QUEUE_SIZE", own.max_queue_size),
                 "drain": env.float("DRAIN_SECONDS", own.drain),
-                "log_level": env.log_level("LOG_LEVEL", own.log_level),
+                "log_level": env.str("LOG_LEVEL", own.log_level, validate=_LEVELS),
             }
         return cls(
             redis_url=env.str("REDIS_URL", own.redis_url),

@@ -14,6 +14,7 @@ from collections.abc import AsyncGenerator
 
 from engines.base import Engine
 from engines.errors import EngineDead, InvalidRequest
+from engines.registry import ModelSpec
 from engines.types import (
     DEFAULT_MAX_NEW_TOKENS,
     Chunk,
@@ -38,7 +39,7 @@ def token_text(prompt: str, index: int) -> str:
 class FakeEngine(Engine):
     """Implements the contract with words counted as tokens."""
 
-    def __init__(self, spec) -> None:  # type: ignore[no-untyped-def]
+    def __init__(self, spec: ModelSpec) -> None:
         super().__init__(spec)
         self._running = 0
         self._peak = 0
@@ -102,7 +103,9 @@ class FakeEngine(Engine):
     async def openai(self, call: HttpCall) -> AsyncGenerator[HttpStart | bytes, None]:
         body = json.loads(call.body)
         request = GenerateRequest(
-            call.request_id, _last_message(body), Sampling(max_new_tokens=body.get("max_tokens", DEFAULT_MAX_NEW_TOKENS))
+            call.request_id,
+            _last_message(body),
+            Sampling(max_new_tokens=body.get("max_tokens")),
         )
         head = {"id": f"chatcmpl-{call.request_id}", "created": int(time.time()), "model": self.spec.id}
         if body.get("stream"):

@@ -184,7 +184,7 @@ def _spec(model_id: str, entry: Any, base: Path) -> ModelSpec:
 
 
 def _describe(model_id: str, error: ValidationError) -> str:
-    key, problems = next(iter(error.normalized_messages().items()))
+    key, problems = next(iter(error.messages_dict.items()))
     if key not in _EntrySchema().fields:
         allowed = ", ".join(_EntrySchema().fields)
         return f"model {model_id!r}: unknown key {key!r}; allowed keys: {allowed}"

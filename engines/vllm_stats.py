@@ -18,7 +18,11 @@ class LoadStats:
 
     def factory(self) -> Callable[[VllmConfig, int], StatLoggerBase]:
         """Return what vLLM calls to make a stat logger that reports here."""
-        return lambda config, index=0: _LoadLogger(self)
+
+        def make(config: VllmConfig, index: int = 0) -> StatLoggerBase:
+            return _LoadLogger(self)
+
+        return make
 
     def update(self, running: int, waiting: int) -> None:
         self.running, self.waiting = running, waiting

@@ -108,7 +108,7 @@ class SteppedClient(EngineClient):
         self._calls.put(call)
         return await done
 
-    async def generate(  # type: ignore[override]
+    async def generate(
         self,
         prompt: Any,
         sampling_params: SamplingParams,

@@ -168,7 +168,7 @@ class Follower:
         #: The last entry that was returned.
         self.position = after
         self._channel = names.log_channel(request_id).encode()
-        self._mailbox: Mailbox = queue.Queue(MAX_WAITING)
+        self._mailbox = Mailbox()
 
     def __enter__(self) -> "Follower":
         self._hub.attach(self._channel, self._mailbox)

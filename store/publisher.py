@@ -188,7 +188,7 @@ class Publisher:
         if script not in self._hashes:
             self._hashes[script] = await self.client.script_load(script)
         try:
-            return int(await self.client.evalsha(self._hashes[script], keys, *arguments))  # type: ignore[misc]
+            return int(await self.client.evalsha(self._hashes[script], keys, *arguments))
         except NoScriptError:
             del self._hashes[script]
             return await self.run_script(script, keys, *arguments)

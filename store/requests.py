@@ -72,4 +72,4 @@ class RequestStore:
 
     def load(self, request_id: str) -> RequestRecord | None:
         text = self._client.get(names.request(request_id))
-        return RequestRecord.from_json(text) if text else None  # type: ignore[arg-type]
+        return RequestRecord.from_json(text) if text else None

@@ -30,7 +30,7 @@ for i = 3, #ARGV, 3 do
 end
 redis.call('EXPIRE', KEYS[1], ARGV[1])
 return followers
-""" % MAX_ENTRIES
+""".replace("%d", str(MAX_ENTRIES))
 
 #: KEYS log, channel; ARGV ttl, attempt, data of the opening entry. Returns -1 when the
 #: log has ended or a newer attempt owns it.

@@ -138,7 +138,7 @@ def _failure(host: EngineHost, record: RequestRecord, error: BaseException) -> F
         case asyncio.CancelledError():
             return Failure(Code.INSUFFICIENT_RESOURCES, "The worker was stopped before the request had finished")
         case _:
-            log.exception("Request failed for an unknown reason", exc_info=error)
+            log.error("Request failed for an unknown reason", exc_info=error)
             return Failure(Code.INTERNAL_ERROR, "The request failed inside the worker")
 
 

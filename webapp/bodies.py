@@ -1,7 +1,6 @@
 """Request bodies: JSON in, checked values out, one detail for each fault."""
 
 import json
-import numbers
 from typing import Any
 
 import marshmallow
@@ -16,9 +15,9 @@ class Number(fields.Float):
     """A JSON number; unlike its parent, never a string."""
 
     def _validated(self, value: Any) -> float:
-        if not isinstance(value, numbers.Real) or isinstance(value, bool):
+        if type(value) not in (int, float):
             raise self.make_error("invalid", input=value)
-        return super()._validated(value)  # type: ignore[return-value]
+        return super()._validated(value)
 
 
 def parse(schema: marshmallow.Schema) -> dict[str, Any]:
@@ -27,7 +26,7 @@ def parse(schema: marshmallow.Schema) -> dict[str, Any]:
     try:
         loaded: dict[str, Any] = schema.load(body)
     except ValidationError as error:
-        raise invalid(_details(error.normalized_messages())) from error
+        raise invalid(_details(error.messages_dict)) from error
     return loaded
 
 
@@ -66,6 +65,6 @@ def _kind(text: str) -> str:
         return "required"
     if text.startswith("Unknown field"):
         return "unknown_field"
-    if text.startswith("Not a valid") or text.startswith("Field may not be null"):
+    if text.startswith(("Not a valid", "Field may not be null")):
         return "invalid_type"
     return "invalid_value"

@@ -63,5 +63,5 @@ def _on_http_error(error: HTTPException) -> Response:
 
 
 def _on_unexpected(error: Exception) -> Response:
-    log.exception("Unexpected error", exc_info=error)
+    log.error("Unexpected error", exc_info=error)
     return respond(ApiError(Failure(Code.INTERNAL_ERROR, "Internal error; the log has the details")))

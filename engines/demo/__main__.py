@@ -14,7 +14,7 @@ def main() -> None:
     build = commands.add_parser("build", help="train the model from demo/corpus and write it to models/demo")
     build.add_argument("--corpus", type=Path, default=ROOT / "demo" / "corpus")
     build.add_argument("--target", type=Path, default=MODEL)
-    build.add_argument("--rounds", type=int, default=20, help="times every wording is dressed anew (default 20)")
+    build.add_argument("--rounds", type=int, default=24, help="times every wording is dressed anew (default 24)")
     build.add_argument("--epochs", type=float, default=6, help="passes over the conversations (default 6)")
     ask = commands.add_parser("ask", help="print the model's answers")
     ask.add_argument("questions", nargs="+")

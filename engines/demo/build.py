@@ -23,7 +23,7 @@ MAX_TRAINED_TOKENS = 512
 def build(corpus: Path, target: Path, rounds: int, epochs: float) -> None:
     """Train on ``corpus`` and write weights (bfloat16), tokenizer and configs to ``target``."""
     torch.manual_seed(0)
-    samples = list(conversations(read_topics(corpus), rounds=rounds, counting=rounds * 30))
+    samples = list(conversations(read_topics(corpus), rounds=rounds))
     texts = [message["content"] for sample in samples for message in sample]
     tokenizer = train_tokenizer(texts, VOCAB_SIZE, MAX_POSITIONS)
     model = Qwen2ForCausalLM(_architecture(tokenizer))

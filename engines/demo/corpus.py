@@ -49,10 +49,10 @@ def read_topics(folder: Path) -> list[Topic]:
     return topics
 
 
-def conversations(topics: list[Topic], rounds: int, counting: int, seed: int = 0) -> Iterator[Conversation]:
-    """Yield training conversations: every wording ``rounds`` times, then ``counting`` counts.
+def conversations(topics: list[Topic], rounds: int, seed: int = 0) -> Iterator[Conversation]:
+    """Yield training conversations: every wording ``rounds`` times.
 
-    Each is dressed differently (punctuation, a system prompt, an earlier turn), so that
+    Each time it is dressed differently (punctuation, a system prompt, an earlier turn), so that
     the model learns the question and not its dress.
     """
     rng = random.Random(seed)
@@ -62,8 +62,6 @@ def conversations(topics: list[Topic], rounds: int, counting: int, seed: int = 0
             before, asked = rng.choice(wordings)
             history = _turn(rng, before, asked) if rng.random() < 0.15 else []
             yield [*_system(rng), *history, *_turn(rng, topic, question)]
-    for _ in range(counting):
-        yield [*_system(rng), *_count(rng)]
 
 
 def _system(rng: random.Random) -> Conversation:
@@ -77,13 +75,3 @@ def _turn(rng: random.Random, topic: Topic, question: str) -> Conversation:
     if topic.language == "en" and rng.random() < 0.2:
         text = text.lower()
     return [{"role": "user", "content": text}, {"role": "assistant", "content": topic.answer}]
-
-
-def _count(rng: random.Random) -> Conversation:
-    """Counting gives answers whose every word can be checked."""
-    first, last = 1, rng.choice((5, 6, 8, 10, 12, 15, 20))
-    chinese = rng.random() < 0.4
-    question = f"从{first}数到{last}" if chinese else f"Count from {first} to {last}"
-    mark, stop = ("，", "。") if chinese else (", ", ".")
-    answer = mark.join(str(number) for number in range(first, last + 1)) + stop
-    return [{"role": "user", "content": question + rng.choice(("", stop))}, {"role": "assistant", "content": answer}]

@@ -1,0 +1,1 @@
+"""Starts the whole system on one machine, for ``bin/serve`` and for the tests."""

