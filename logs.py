@@ -20,11 +20,13 @@ _bound: ContextVar[dict[str, str]] = ContextVar("cy_llm_log_fields")
 @contextlib.contextmanager
 def bind(**fields: str | None) -> Iterator[None]:
     """Add the fields that are not None to every log line written inside the block."""
-    token = _bound.set({**_bound.get({}), **{name: value for name, value in fields.items() if value is not None}})
+    before = _bound.get({})
+    _bound.set({**before, **{name: value for name, value in fields.items() if value is not None}})
     try:
         yield
     finally:
-        _bound.reset(token)
+        # Not ``reset``: a stream's generator may be closed in another context than it began in.
+        _bound.set(before)
 
 
 class RequestFields(logging.Filter):

@@ -9,6 +9,8 @@ from redis.retry import Retry
 #: Seconds. The front door must answer within two when Redis is gone.
 CONNECT_TIMEOUT_SECONDS = 1.0
 COMMAND_TIMEOUT_SECONDS = 1.5
+#: Not a timeout: it has cost its time already, and may have been carried out.
+_RETRIED = (redis.exceptions.ConnectionError,)
 
 
 def connect(url: str) -> redis.Redis:
@@ -20,8 +22,7 @@ def connect(url: str) -> redis.Redis:
         url,
         socket_connect_timeout=CONNECT_TIMEOUT_SECONDS,
         socket_timeout=COMMAND_TIMEOUT_SECONDS,
-        retry=Retry(NoBackoff(), 1),
-        retry_on_error=[redis.exceptions.ConnectionError],
+        retry=Retry(NoBackoff(), 1, supported_errors=_RETRIED),
     )
 
 
@@ -31,6 +32,5 @@ def connect_async(url: str, timeout: float | None = 5.0) -> redis.asyncio.Redis:
         url,
         socket_connect_timeout=CONNECT_TIMEOUT_SECONDS,
         socket_timeout=timeout,
-        retry=AsyncRetry(NoBackoff(), 1),
-        retry_on_error=[redis.exceptions.ConnectionError],
+        retry=AsyncRetry(NoBackoff(), 1, supported_errors=_RETRIED),
     )

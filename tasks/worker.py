@@ -44,6 +44,7 @@ class EngineStep(bootsteps.StartStopStep):
         if gpu is not None:
             # Before anything touches CUDA: nothing has imported torch yet.
             os.environ["CUDA_VISIBLE_DEVICES"] = gpu
+            log.info("GPUs are pinned", extra={"cuda_visible_devices": os.environ["CUDA_VISIBLE_DEVICES"]})
         self._settings = Settings.from_env()
         self._specs = self._choose_models(worker, models)
         self._host: EngineHost | None = None

@@ -4,7 +4,7 @@ from flask import Flask
 
 from settings import Settings
 from store.keys import Right
-from webapp import handlers
+from webapp import access, handlers
 from webapp.auth import protect, public
 from webapp.openai import views as openai
 from webapp.services import Services
@@ -18,6 +18,7 @@ def create_app(settings: Settings) -> Flask:
     app.json.sort_keys = False  # type: ignore[attr-defined]
     app.json.ensure_ascii = False  # type: ignore[attr-defined]
     Services.create(settings).install(app)
+    access.register(app)
     handlers.register(app)
 
     app.register_blueprint(protect(inference.bp, Right.INFERENCE))

@@ -1,6 +1,7 @@
 """Train the demo model: a real Qwen2 architecture of two million parameters, on the CPU."""
 
 import logging
+import tempfile
 from pathlib import Path
 
 import torch
@@ -28,13 +29,14 @@ def build(corpus: Path, target: Path, rounds: int, epochs: float) -> None:
     tokenizer = train_tokenizer(texts, VOCAB_SIZE, MAX_POSITIONS)
     model = Qwen2ForCausalLM(_architecture(tokenizer))
     log.info("%d conversations, %.2f M parameters", len(samples), model.num_parameters() / 1e6)
-    trainer = SFTTrainer(
-        model=model,
-        args=_training_arguments(target, epochs),
-        train_dataset=Dataset.from_list([_prompt_completion(sample) for sample in samples]),
-        processing_class=tokenizer,
-    )
-    trainer.train()
+    with tempfile.TemporaryDirectory() as scratch:
+        trainer = SFTTrainer(
+            model=model,
+            args=_training_arguments(scratch, epochs),
+            train_dataset=Dataset.from_list([_prompt_completion(sample) for sample in samples]),
+            processing_class=tokenizer,
+        )
+        trainer.train()
     _save(model, tokenizer, target)
 
 
@@ -54,9 +56,9 @@ def _architecture(tokenizer: PreTrainedTokenizerFast) -> Qwen2Config:
     )
 
 
-def _training_arguments(target: Path, epochs: float) -> SFTConfig:
+def _training_arguments(scratch: str, epochs: float) -> SFTConfig:
     return SFTConfig(
-        output_dir=str(target / "training"),
+        output_dir=scratch,
         num_train_epochs=epochs,
         per_device_train_batch_size=32,
         learning_rate=3e-3,

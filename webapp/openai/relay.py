@@ -12,7 +12,7 @@ from engines.registry import ModelSpec
 from store.entries import Entry, Kind, Outcome, encode
 from store.outcomes import Failure
 from store.requests import RequestRecord, new_request_id
-from webapp import auth, errors, generation, sse
+from webapp import access, auth, errors, generation, sse
 from webapp.services import Services
 
 
@@ -27,7 +27,8 @@ def relay(own: Services, spec: ModelSpec, path: str, body: dict[str, Any]) -> Re
         path=path,
         body=encode({**body, "model": spec.id}),
     )
-    with ExitStack() as stack, logs.bind(request_id=record.id):
+    with ExitStack() as stack:
+        stack.enter_context(logs.bind(**access.note(record)))
         entries = generation.follow(own, record, stack.enter_context(generation.begin(own, record, queue)))
         head = _head(entries, patient=not body.get("stream"))
         if head is None or head["content_type"].startswith("text/event-stream"):

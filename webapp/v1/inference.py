@@ -12,7 +12,7 @@ from engines.types import Sampling
 from store.entries import Entry, Kind, Outcome
 from store.outcomes import Detail, Failure
 from store.requests import RequestRecord, new_request_id
-from webapp import auth, errors, generation, sse
+from webapp import access, auth, errors, generation, sse
 from webapp.bodies import parse
 from webapp.services import Services, services
 from webapp.v1.chunks import ChunkWriter
@@ -26,7 +26,7 @@ def infer() -> Response:
     """Generate and answer with the whole text."""
     own = services()
     record, queue = accept(own, parse(InferenceSchema()))
-    with logs.bind(request_id=record.id, **record.metadata), generation.begin(own, record, queue) as follower:
+    with logs.bind(**access.note(record)), generation.begin(own, record, queue) as follower:
         texts: list[str] = []
         for entry in generation.follow(own, record, follower):
             if entry is None:
@@ -105,7 +105,8 @@ def _stream(with_metadata: bool) -> Response:
     body = parse(InferenceSchema())
     record, queue = accept(own, body)
     metadata = {"traceId": record.id, **record.metadata} if with_metadata else None
-    with ExitStack() as stack, logs.bind(request_id=record.id, **record.metadata):
+    with ExitStack() as stack:
+        stack.enter_context(logs.bind(**access.note(record)))
         follower = stack.enter_context(generation.begin(own, record, queue))
         entries = generation.follow(own, record, follower)
         # The answer's status is decided by what comes first: an error before any text
