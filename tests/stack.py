@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 import httpx
+import openai
 
 from launcher.redis_server import RedisServer
 from settings import ROOT, Settings
@@ -120,6 +121,11 @@ class Stack:
         return httpx.Client(
             base_url=f"{self.base}/api/v1", headers={"X-API-Key": KEY}, timeout=60, trust_env=False, **options
         )
+
+    def openai(self, key: str = KEY) -> openai.OpenAI:
+        """OpenAI's own client; it does not retry, so that a test sees each answer. Use it in ``with``."""
+        http = httpx.Client(trust_env=False, timeout=60)
+        return openai.OpenAI(base_url=self.openai_base, api_key=key, max_retries=0, http_client=http)
 
     def run(self, name: str, command: list[str], **env: str) -> Process:
         log = self.folder / f"{name}-{len(self.processes)}.log"

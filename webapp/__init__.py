@@ -5,7 +5,7 @@ from flask import Flask
 from settings import Settings
 from store.keys import Right
 from webapp import access, handlers
-from webapp.auth import protect, public
+from webapp.auth import Guard
 from webapp.openai import views as openai
 from webapp.services import Services
 from webapp.v1 import health, inference, models
@@ -13,7 +13,7 @@ from webapp.v1 import health, inference, models
 
 def create_app(settings: Settings) -> Flask:
     """Return the application: every blueprint, and who may use it."""
-    app = Flask(__name__)
+    app = Flask(__name__, static_folder=None)
     app.config["MAX_CONTENT_LENGTH"] = settings.max_body_bytes
     app.json.sort_keys = False  # type: ignore[attr-defined]
     app.json.ensure_ascii = False  # type: ignore[attr-defined]
@@ -21,9 +21,10 @@ def create_app(settings: Settings) -> Flask:
     access.register(app)
     handlers.register(app)
 
-    app.register_blueprint(protect(inference.bp, Right.INFERENCE))
-    app.register_blueprint(protect(models.bp, Right.INFERENCE))
-    app.register_blueprint(protect(health.bp, Right.INFERENCE))
-    app.register_blueprint(protect(openai.bp, Right.OPENAI))
-    app.register_blueprint(public(openai.health_bp))
+    guard = Guard(app)
+    guard.register(inference.bp, Right.INFERENCE)
+    guard.register(models.bp, Right.INFERENCE)
+    guard.register(health.bp, Right.INFERENCE)
+    guard.register(openai.bp, Right.OPENAI)
+    guard.register_public(openai.health_bp)
     return app

@@ -1,28 +1,44 @@
 """Who asks, and whether he may. Attached where blueprints are registered (``create_app``)."""
 
-from flask import Blueprint, g, request
+from flask import Blueprint, Flask, g, request
 
 from store.keys import ANONYMOUS, Principal, Right
 from webapp import errors
 from webapp.services import services
 
 
-def protect(blueprint: Blueprint, right: Right) -> Blueprint:
-    """Let only keys with ``right`` into the views of ``blueprint``."""
+class Guard:
+    """Registers blueprints on an application, each with the right that its views ask for."""
 
-    def check() -> None:
+    def __init__(self, app: Flask) -> None:
+        self._app = app
+        self._rights: dict[str, Right | None] = {}
+        app.before_request(self._check)
+
+    def register(self, blueprint: Blueprint, right: Right) -> None:
+        """Let only keys with ``right`` in."""
+        self._add(blueprint, right)
+
+    def register_public(self, blueprint: Blueprint) -> None:
+        """Let everybody in, without a key."""
+        self._add(blueprint, None)
+
+    def _add(self, blueprint: Blueprint, right: Right | None) -> None:
+        self._rights[blueprint.name] = right
+        self._app.register_blueprint(blueprint)
+
+    def _check(self) -> None:
+        if request.url_rule is None:
+            # No such path or method: the same answer for everybody.
+            return
+        # A view that nobody registered here is nobody's: only a key with every right enters.
+        right = self._rights.get(request.blueprint or "", Right.ADMIN)
+        if right is None:
+            return
         principal = _authenticate()
         if not principal.may(right):
             raise errors.forbidden(right.value)
         g.principal = principal
-
-    blueprint.before_request(check)
-    return blueprint
-
-
-def public(blueprint: Blueprint) -> Blueprint:
-    """Mark the views of ``blueprint`` as open to all; a test insists on one or the other."""
-    return blueprint
 
 
 def principal() -> Principal:

@@ -1,5 +1,7 @@
 """``/v1`` on the fake engine: the relay, its errors and its auth. The real one is in ``tests/engine``."""
 
+from collections.abc import Iterator
+
 import httpx
 import openai
 import pytest
@@ -9,10 +11,9 @@ from tests.stack import GATEWAY_TOKEN, KEY, Stack
 
 
 @pytest.fixture
-def client(fake_stack: Stack) -> openai.OpenAI:
-    return openai.OpenAI(
-        base_url=fake_stack.openai_base, api_key=GATEWAY_TOKEN, max_retries=0, http_client=httpx.Client(trust_env=False)
-    )
+def client(fake_stack: Stack) -> Iterator[openai.OpenAI]:
+    with fake_stack.openai(GATEWAY_TOKEN) as own:
+        yield own
 
 
 def test_chat_answers_whole(client: openai.OpenAI) -> None:
@@ -73,8 +74,5 @@ def test_errors_have_openais_shape(client: openai.OpenAI, fake_stack: Stack) -> 
     with pytest.raises(openai.InternalServerError) as idle:
         client.chat.completions.create(messages=[{"role": "user", "content": "x"}], model="idle")
     assert idle.value.status_code == 503
-    stranger = openai.OpenAI(
-        base_url=fake_stack.openai_base, api_key="wrong", max_retries=0, http_client=httpx.Client(trust_env=False)
-    )
-    with pytest.raises(openai.AuthenticationError):
+    with fake_stack.openai("wrong") as stranger, pytest.raises(openai.AuthenticationError):
         stranger.models.list()

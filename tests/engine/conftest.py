@@ -1,0 +1,59 @@
+"""One worker for the session, on real vLLM: the demo model on both engines, and an adapter."""
+
+from collections.abc import Iterator
+from importlib.util import find_spec
+from pathlib import Path
+
+import pytest
+
+from settings import ROOT
+from tests.conftest import require
+from tests.stack import Stack
+
+_DEMO = {"model_path": str(ROOT / "models" / "demo"), "max_model_len": 8192, "enforce_eager": True}
+REAL_MODELS = {
+    "default": "demo",
+    "models": {
+        "demo": {**_DEMO, "kv_cache_memory_bytes": 2**28},
+        # The synchronous engine; its KV cache is too small for the context, so the ladder has to help.
+        "stepped": {
+            **_DEMO,
+            "engine": "cuda-vllm",
+            "kvCacheMemoryBytes": 2**22,
+            "promptFormat": "raw",
+            "enableLora": True,
+            "maxLoraRank": 8,
+        },
+    },
+}
+
+
+@pytest.fixture(scope="session")
+def adapters_root(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with one real adapter, ``loud``, whose weights are large enough to change every answer."""
+    require(find_spec("vllm") is not None, "vLLM is not installed (bin/test installs it)")
+    import torch
+    from peft import LoraConfig, get_peft_model
+    from transformers import AutoModelForCausalLM
+
+    root = tmp_path_factory.mktemp("adapters")
+    torch.manual_seed(0)
+    base = AutoModelForCausalLM.from_pretrained(ROOT / "models" / "demo")
+    model = get_peft_model(base, LoraConfig(r=8, target_modules=["q_proj", "v_proj"], task_type="CAUSAL_LM"))
+    for name, parameter in model.named_parameters():
+        if "lora_B" in name:
+            torch.nn.init.normal_(parameter, std=1.0)
+    model.save_pretrained(root / "loud")
+    return root
+
+
+@pytest.fixture(scope="session")
+def real_stack(tmp_path_factory: pytest.TempPathFactory, adapters_root: Path) -> Iterator[Stack]:
+    """Front door and one worker on real vLLM."""
+    stack = Stack(tmp_path_factory.mktemp("real"), REAL_MODELS, env={"CY_LLM_ADAPTERS_ROOT": str(adapters_root)})
+    try:
+        stack.start_web()
+        stack.start_worker("real", ["--models", "demo,stepped"], seconds=180)
+        yield stack
+    finally:
+        stack.close()
