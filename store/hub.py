@@ -72,8 +72,10 @@ class Hub:
         return Follower(self, self._client, request_id, after)
 
     def close(self) -> None:
+        """End the subscription and its thread; followers hear nothing more."""
         self._loop.call_soon_threadsafe(self._loop.stop)
         self._thread.join(timeout=5)
+        self._loop.close()
 
     def attach(self, channel: bytes, mailbox: Mailbox) -> None:
         """Subscribe; returns once Redis has confirmed. Raises ``redis.TimeoutError``."""
@@ -94,8 +96,10 @@ class Hub:
         self._confirmed: dict[bytes, asyncio.Event] = {}
         task = self._loop.create_task(self._listen())
         self._loop.run_forever()
-        task.cancel()
+        for waiting in asyncio.all_tasks(self._loop):
+            waiting.cancel()
         self._loop.run_until_complete(asyncio.gather(task, return_exceptions=True))
+        self._loop.run_until_complete(self._loop.shutdown_asyncgens())
 
     async def _attach(self, channel: bytes, mailbox: Mailbox) -> None:
         self._followers.setdefault(channel, []).append(mailbox)
@@ -134,18 +138,21 @@ class Hub:
             await asyncio.sleep(_RECONNECT_SECONDS)
 
     async def _listen_once(self, client: redis.asyncio.Redis) -> None:
-        pubsub = client.pubsub()
-        # A connection with no subscription would end the listening; this one stays.
-        await pubsub.subscribe(*(self._followers.keys() | {names.HUB_CHANNEL}))
-        self._pubsub = pubsub
-        while True:
-            message = await pubsub.get_message(timeout=None)
-            if message is None:
-                continue
-            if message["type"] == "message":
-                self._hand_over(message["channel"], Entry.parse_frame(message["data"]))
-            elif message["type"] == "subscribe":
-                self._subscribed(message["channel"])
+        async with client.pubsub() as pubsub:
+            # A connection with no subscription would end the listening; this one stays.
+            await pubsub.subscribe(names.HUB_CHANNEL)
+            # From here on a new follower subscribes itself; those that came before are taken along.
+            self._pubsub = pubsub
+            if self._followers:
+                await pubsub.subscribe(*self._followers)
+            while True:
+                message = await pubsub.get_message(timeout=None)
+                if message is None:
+                    continue
+                if message["type"] == "message":
+                    self._hand_over(message["channel"], Entry.parse_frame(message["data"]))
+                elif message["type"] == "subscribe":
+                    self._subscribed(message["channel"])
 
     def _subscribed(self, channel: bytes) -> None:
         if channel in self._confirmed:

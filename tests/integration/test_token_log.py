@@ -1,0 +1,307 @@
+"""The token log on a real Redis: fencing, one end, catching up, and Redis going away."""
+
+import asyncio
+import threading
+from collections.abc import Awaitable, Callable
+from contextlib import suppress
+from pathlib import Path
+
+import pytest
+import redis
+
+from launcher.redis_server import RedisServer
+from store import names, outcomes, streams
+from store.entries import LAST_SEQUENCE, START, Entry, EntryId, Kind, Outcome, encode
+from store.errors import Superseded
+from store.hub import MAX_WAITING, Hub
+from store.publisher import LogWriter, Publisher
+from store.redis import connect, connect_async
+from tests.waiting import until
+
+TTL = 60
+FINISHED = outcomes.finished("stop", {"prompt_tokens": 1, "completion_tokens": 1, "total_tokens": 2})
+
+
+def publish(url: str, work: Callable[[Publisher], Awaitable[None]]) -> None:
+    """Run ``work`` with a running publisher."""
+
+    async def main() -> None:
+        client = connect_async(url)
+        publisher = Publisher(client, TTL)
+        task = asyncio.create_task(publisher.run())
+        try:
+            async with asyncio.timeout(30):
+                await work(publisher)
+        finally:
+            task.cancel()
+            with suppress(asyncio.CancelledError):
+                await task
+            await client.aclose()
+
+    asyncio.run(main())
+
+
+async def write(writer: LogWriter, words: list[str]) -> None:
+    """Write words one by one, each in an entry of its own."""
+    for number, word in enumerate(words):
+        writer.text(word, (number,))
+        await asyncio.sleep(0.002)
+
+
+def text_of(entries: list[Entry]) -> str:
+    return "".join(entry.json()["t"] for entry in entries if entry.kind == Kind.TEXT)
+
+
+def tokens_of(entries: list[Entry]) -> list[int]:
+    return [token for entry in entries if entry.kind == Kind.TEXT for token in entry.json()["k"]]
+
+
+def test_a_log_holds_opening_text_and_one_end(redis_server: RedisServer, redis_client: redis.Redis) -> None:
+    async def work(publisher: Publisher) -> None:
+        writer = publisher.writer("r")
+        await writer.open({"worker": "w"})
+        await write(writer, ["a", "b", "c"])
+        await writer.end(FINISHED)
+
+    publish(redis_server.url, work)
+    entries = streams.read(redis_client, "r")
+    assert entries[0].id == EntryId(1, 1)
+    assert entries[0].kind == Kind.OPEN
+    assert text_of(entries) == "abc"
+    assert tokens_of(entries) == [0, 1, 2]
+    assert entries[-1].id == EntryId(1, LAST_SEQUENCE)
+    assert entries[-1].json() == FINISHED
+    assert [entry.terminal for entry in entries].count(True) == 1
+    ttl = redis_client.ttl(names.log("r"))
+    assert 0 < ttl <= TTL
+    assert streams.read(redis_client, "r", after=entries[-2].id) == [entries[-1]]
+
+
+def test_a_superseded_writer_is_refused_by_redis(redis_server: RedisServer, redis_client: redis.Redis) -> None:
+    async def work(publisher: Publisher) -> None:
+        old, new = publisher.writer("r", attempt=1), publisher.writer("r", attempt=2, index=2)
+        await old.open({"worker": "old"})
+        await write(old, ["a", "b"])
+        await new.open({"worker": "new"})
+        old.text("LOST", (9,))
+        with pytest.raises(Superseded):
+            await old.end(FINISHED)
+        with pytest.raises(Superseded):
+            old.text("LOST", (9,))
+        await write(new, ["c"])
+        await new.end(FINISHED)
+        with pytest.raises(Superseded):
+            await publisher.writer("r", attempt=1).open({"worker": "older"})
+
+    publish(redis_server.url, work)
+    entries = streams.read(redis_client, "r")
+    assert text_of(entries) == "abc"
+    assert [entry.json()["i"] for entry in entries if entry.kind == Kind.TEXT] == [0, 1, 2]
+    assert [entry.kind for entry in entries].count(Kind.END) == 1
+
+
+def test_nothing_follows_an_end(redis_server: RedisServer, redis_client: redis.Redis) -> None:
+    async def work(publisher: Publisher) -> None:
+        writer = publisher.writer("r")
+        await writer.open({})
+        assert streams.end(redis_client, "r", TTL, {"outcome": Outcome.CANCELLED})
+        writer.text("LOST", (1,))
+        with pytest.raises(Superseded):
+            await writer.end(FINISHED)
+        with pytest.raises(Superseded):
+            await publisher.writer("r", attempt=2).open({})
+
+    publish(redis_server.url, work)
+    assert not streams.end(redis_client, "r", TTL, FINISHED)
+    entries = streams.read(redis_client, "r")
+    assert [entry.kind for entry in entries] == [Kind.OPEN, Kind.END]
+    assert entries[-1].json()["outcome"] == Outcome.CANCELLED
+
+
+def test_a_request_that_never_began_can_be_ended(redis_client: redis.Redis) -> None:
+    assert streams.end(redis_client, "r", TTL, FINISHED)
+    [entry] = streams.read(redis_client, "r")
+    assert entry.terminal
+
+
+@pytest.fixture
+def hub(redis_server: RedisServer, redis_client: redis.Redis):  # type: ignore[no-untyped-def]
+    own = Hub(redis_server.url, redis_client)
+    yield own
+    own.close()
+
+
+def collect(hub: Hub, request_id: str, after: EntryId = START) -> list[Entry]:
+    with hub.follow(request_id, after) as follower:
+        return [entry for entry in follower.entries(idle=5) if entry is not None]
+
+
+def test_followers_early_late_and_resuming_see_the_same(
+    redis_server: RedisServer, redis_client: redis.Redis, hub: Hub
+) -> None:
+    early: list[list[Entry]] = []
+    with hub.follow("r") as follower:
+        thread = threading.Thread(
+            target=lambda: early.append([entry for entry in follower.entries(idle=5) if entry is not None])
+        )
+        thread.start()
+
+        async def work(publisher: Publisher) -> None:
+            writer = publisher.writer("r")
+            await writer.open({})
+            await write(writer, [str(number) for number in range(50)])
+            await writer.end(FINISHED)
+
+        publish(redis_server.url, work)
+        thread.join(20)
+    whole = streams.read(redis_client, "r")
+    assert early == [whole]
+    assert collect(hub, "r") == whole
+    middle = whole[len(whole) // 2]
+    assert collect(hub, "r", after=middle.id) == whole[len(whole) // 2 + 1 :]
+
+
+def test_a_slow_follower_misses_nothing_and_keeps_a_bounded_queue(
+    redis_server: RedisServer, redis_client: redis.Redis, hub: Hub
+) -> None:
+    words = [f"w{number} " for number in range(MAX_WAITING * 2)]
+    with hub.follow("r") as follower:
+
+        async def work(publisher: Publisher) -> None:
+            writer = publisher.writer("r")
+            await writer.open({})
+            await write(writer, words)
+            await writer.end(FINISHED)
+
+        publish(redis_server.url, work)
+        assert follower._mailbox._queue.qsize() <= MAX_WAITING
+        entries = [entry for entry in follower.entries(idle=5) if entry is not None]
+    assert text_of(entries) == "".join(words)
+    assert entries == streams.read(redis_client, "r")
+
+
+def test_silence_is_told(hub: Hub) -> None:
+    with hub.follow("r") as follower:
+        entries = follower.entries(idle=0.1)
+        assert next(entries) is None
+        assert next(entries) is None
+
+
+def test_many_followers_share_one_subscription(redis_server: RedisServer, redis_client: redis.Redis, hub: Hub) -> None:
+    with hub.follow("a"), hub.follow("a"), hub.follow("b"):
+        assert redis_client.pubsub_numsub(names.log_channel("a")) == [(names.log_channel("a").encode(), 1)]
+        assert redis_client.info("clients")["pubsub_clients"] == 1
+
+    def unsubscribed() -> bool:
+        return all(count == 0 for _, count in redis_client.pubsub_numsub("cy:log:a", "cy:log:b"))
+
+    until(unsubscribed, 5, "the channels are left")
+
+
+def test_a_redis_that_restarts_loses_and_doubles_nothing(tmp_path: Path) -> None:
+    server = RedisServer(tmp_path / "redis")
+    server.start()
+    client = connect(server.url)
+    hub = Hub(server.url, client)
+    words = [f"w{number} " for number in range(200)]
+    seen: list[Entry] = []
+    try:
+        with hub.follow("r") as follower:
+            thread = threading.Thread(
+                target=lambda: seen.extend(entry for entry in follower.entries(idle=5) if entry is not None)
+            )
+            thread.start()
+
+            async def work(publisher: Publisher) -> None:
+                writer = publisher.writer("r")
+                await writer.open({})
+                await write(writer, words[:100])
+                await asyncio.to_thread(server.stop)
+                await write(writer, words[100:150])
+                await asyncio.to_thread(server.start)
+                await write(writer, words[150:])
+                await writer.end(FINISHED)
+
+            publish(server.url, work)
+            thread.join(20)
+        assert text_of(seen) == "".join(words)
+        assert tokens_of(streams.read(client, "r")) == [*range(100), *range(50), *range(50)]
+    finally:
+        hub.close()
+        client.close()
+        server.stop()
+
+
+def test_a_log_that_lost_its_last_entries_gets_them_again(redis_server: RedisServer, redis_client: redis.Redis) -> None:
+    """As after a crash of Redis that had not yet synced its file."""
+
+    async def work(publisher: Publisher) -> None:
+        writer = publisher.writer("r")
+        await writer.open({})
+        await write(writer, ["a", "b", "c", "d"])
+        await asyncio.sleep(0.05)
+        rows = redis_client.xrange(names.log("r"))
+        redis_client.delete(names.log("r"))
+        for entry_id, fields in rows[:3]:
+            redis_client.xadd(names.log("r"), fields, id=entry_id)
+        writer.suspect()
+        await write(writer, ["e"])
+        await writer.end(FINISHED)
+
+    publish(redis_server.url, work)
+    assert text_of(streams.read(redis_client, "r")) == "abcde"
+
+
+def test_a_log_that_was_lost_whole_is_written_again(redis_server: RedisServer, redis_client: redis.Redis) -> None:
+    async def work(publisher: Publisher) -> None:
+        writer = publisher.writer("r")
+        await writer.open({"worker": "w"})
+        await write(writer, ["a", "b"])
+        await asyncio.sleep(0.05)
+        redis_client.flushdb()
+        writer.suspect()
+        await write(writer, ["c"])
+        await writer.end(FINISHED)
+
+    publish(redis_server.url, work)
+    entries = streams.read(redis_client, "r")
+    assert entries[0].kind == Kind.OPEN
+    assert text_of(entries) == "abc"
+
+
+def test_redis_forgets_scripts_and_writers_do_not_mind(redis_server: RedisServer, redis_client: redis.Redis) -> None:
+    async def work(publisher: Publisher) -> None:
+        for request_id in ("r1", "r2"):
+            writer = publisher.writer(request_id)
+            await writer.open({})
+            await write(writer, ["a"])
+            redis_client.script_flush()
+            await write(writer, ["b"])
+            await writer.end(FINISHED)
+            redis_client.script_flush()
+
+    publish(redis_server.url, work)
+    assert text_of(streams.read(redis_client, "r1")) == text_of(streams.read(redis_client, "r2")) == "ab"
+
+
+def test_bytes_of_a_body_are_kept_and_merged_under_load(redis_server: RedisServer, redis_client: redis.Redis) -> None:
+    parts = [f"data: {number}\n\n".encode() for number in range(100)]
+
+    async def work(publisher: Publisher) -> None:
+        writer = publisher.writer("r")
+        await writer.open({})
+        writer.head({"status": 200, "content_type": "text/event-stream"})
+        for part in parts:
+            writer.body(part)
+        await writer.end(FINISHED)
+
+    publish(redis_server.url, work)
+    entries = streams.read(redis_client, "r")
+    bodies = [entry.data for entry in entries if entry.kind == Kind.BODY]
+    assert b"".join(bodies) == b"".join(parts)
+    assert len(bodies) < len(parts) / 2
+    assert [entry.kind for entry in entries][:2] == [Kind.OPEN, Kind.HEAD]
+
+
+def test_encoding_is_compact_and_keeps_characters() -> None:
+    assert encode({"t": "你好"}) == '{"t":"你好"}'.encode()
