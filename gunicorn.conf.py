@@ -17,4 +17,7 @@ timeout = 60
 graceful_timeout = int(_settings.drain)
 keepalive = 5
 logconfig_dict = logs.config(_settings.log_level)
+# Gunicorn's own lines too are JSON; its access log is off, the front door writes one itself.
+logconfig_dict["loggers"]["gunicorn.error"] = {"level": "INFO", "handlers": ["stderr"], "propagate": False}
+control_socket_disable = True
 proc_name = "cy-llm-web"
