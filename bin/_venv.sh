@@ -51,19 +51,25 @@ pip_install() {
     return "${PIPESTATUS[0]}"
 }
 
-explain_failure() {
-    if grep -q 'torch==2.*+cpu' var/log/install.log; then
-        cat >&2 <<'TEXT'
+# PyTorch publishes its CPU build on an index of its own. Where pip does not know that index, the build
+# on the usual one serves as well; it brings CUDA libraries along, some 4 GB more on disk.
+install_usual_torch() {
+    local version
+    version=$(sed -n 's/^torch==\([0-9.]*\)+cpu$/\1/p' "$1")
+    echo "[cy-llm] pip does not know PyTorch's CPU index; installing the usual build of torch $version instead"
+    echo "[cy-llm] (a smaller one: stop, set PIP_EXTRA_INDEX_URL to the CPU index named on PyTorch's 'Get Started' page)"
+    .venv/bin/python -m pip install --disable-pip-version-check -q "torch==$version"
+}
 
-The CPU build of PyTorch is not on the package index that pip uses here. PyTorch publishes it on an
-index of its own: choose Linux, Pip and CPU on PyTorch's "Get Started" page, and give pip the address
-shown there, then run this again:
-
-    export PIP_EXTRA_INDEX_URL=<address>
-TEXT
-    else
-        echo "pip failed; var/log/install.log has its output." >&2
+install() {
+    pip_install "$@" && return
+    if grep -q 'No matching distribution found for torch==.*+cpu' var/log/install.log; then
+        install_usual_torch requirements-cpu.txt || return 1
+        cat "$@" | grep -v '^torch==' > var/requirements-without-torch.txt
+        pip_install var/requirements-without-torch.txt && return
     fi
+    echo "pip failed; var/log/install.log has its output." >&2
+    return 1
 }
 
 # ensure_venv FILE...: .venv holds exactly what the files name.
@@ -73,10 +79,7 @@ ensure_venv() {
     [ -e "$stamp" ] && return
     python=$(find_python) || return 1
     [ -x .venv/bin/python ] || "$python" -m venv .venv || return 1
-    if ! pip_install "$@"; then
-        explain_failure
-        return 1
-    fi
+    install "$@" || return 1
     rm -f .venv/.installed-*
     touch "$stamp"
 }
