@@ -45,7 +45,6 @@ pip_install() {
                 [ -t 1 ] && printf '\r\033[K'
                 echo "[cy-llm] unpacking"
                 ;;
-            ERROR*) echo "$line" >&2 ;;
             esac
         done
     return "${PIPESTATUS[0]}"
@@ -68,6 +67,7 @@ install() {
         cat "$@" | grep -v '^torch==' > var/requirements-without-torch.txt
         pip_install var/requirements-without-torch.txt && return
     fi
+    grep '^ERROR' var/log/install.log >&2
     echo "pip failed; var/log/install.log has its output." >&2
     return 1
 }

@@ -60,6 +60,9 @@ class Process:
                     found.append(value)
         return found
 
+    def lines_of(self, request_id: str) -> list[dict[str, Any]]:
+        return [line for line in self.lines() if line.get("request_id") == request_id]
+
     def tail(self) -> str:
         return "\n".join(self.log.read_text(errors="replace").splitlines()[-30:])
 

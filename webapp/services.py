@@ -44,6 +44,11 @@ class Services:
             keys=KeyRing(settings, db.sessions(db.connect(settings.database_url))),
         )
 
+    def close(self) -> None:
+        """End the hub's thread and the connections; for tests, a process just exits."""
+        self.hub.close()
+        self.redis.close()
+
     def install(self, app: object) -> None:
         app.extensions[_KEY] = self  # type: ignore[attr-defined]
 

@@ -9,6 +9,7 @@ import pytest
 from engines.fake import token_text
 from tests.sse import events, text_of
 from tests.stack import GATEWAY_TOKEN, KEY, Stack
+from tests.waiting import until
 
 
 def expected_text(prompt: str, count: int) -> str:
@@ -62,8 +63,7 @@ def test_metadata_comes_back_with_the_stream_and_in_every_log_line(fake_stack: S
     assert all(chunk["metadata"] == metadata for chunk in chunks)
     request_id = chunks[0]["id"]
     for process in fake_stack.processes:
-        lines = [line for line in process.lines() if line.get("request_id") == request_id]
-        assert lines, f"{process.name} wrote no line for the request"
+        lines = until(lambda p=process: p.lines_of(request_id), 5, f"{process.name} wrote a line for the request")
         assert all(line.items() >= metadata.items() for line in lines)
         assert "secret words" not in process.log.read_text()
 

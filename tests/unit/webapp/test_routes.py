@@ -1,5 +1,6 @@
 """Every route asks for a right, but for those named here."""
 
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -14,12 +15,14 @@ PUBLIC = {"/health"}
 
 
 @pytest.fixture
-def app(redis_server: RedisServer, tmp_path: Path) -> Flask:
+def app(redis_server: RedisServer, tmp_path: Path) -> Iterator[Flask]:
     url = f"sqlite:///{tmp_path / 'app.db'}"
     db.migrate(url)
-    return create_app(
+    own = create_app(
         Settings(redis_url=redis_server.url, database_url=url, api_key="right", config_path=ROOT / "config.json")
     )
+    yield own
+    own.extensions["cy_llm"].close()
 
 
 def test_every_route_refuses_a_stranger(app: Flask) -> None:
