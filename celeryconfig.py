@@ -1,6 +1,7 @@
 """Celery's configuration. ``docs/architecture.md`` gives the reasons at length."""
 
 from settings import Settings
+from tasks.names import PRIORITY_STEPS
 
 _settings = Settings.from_env()
 
@@ -9,7 +10,13 @@ broker_connection_retry_on_startup = True
 broker_connection_timeout = 2
 # Without a socket timeout, a half-open connection would hang a publish for good. A
 # worker's longest blocking read (BRPOP) takes one second.
-broker_transport_options = {"socket_timeout": 5.0, "socket_connect_timeout": 1.0}
+broker_transport_options = {
+    "socket_timeout": 5.0,
+    "socket_connect_timeout": 1.0,
+    "priority_steps": PRIORITY_STEPS,
+    # Within a priority, queues are asked in turn.
+    "queue_order_strategy": "round_robin",
+}
 # The front door answers 503 at once instead of trying again behind a client's back.
 task_publish_retry = False
 
@@ -26,6 +33,8 @@ task_ignore_result = True
 task_acks_late = False
 worker_disable_prefetch = True
 
+# A request that names no priority has the lowest; see ``tasks.client``.
+task_default_priority = 9
 include = ["tasks.inference"]
 task_default_queue = "gpu-infer"
 worker_send_task_events = True

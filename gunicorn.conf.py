@@ -21,3 +21,8 @@ logconfig_dict = logs.config(_settings.log_level)
 logconfig_dict["loggers"]["gunicorn.error"] = {"level": "INFO", "handlers": ["stderr"], "propagate": False}
 control_socket_disable = True
 proc_name = "cy-llm-web"
+
+
+def post_worker_init(worker):
+    """Let streams see that the process is being stopped, so that they end in a state to resume from."""
+    worker.wsgi.extensions["cy_llm"].lifecycle.alive = lambda: worker.alive

@@ -52,8 +52,11 @@ class Settings:
     keepalive: float = 8.0
     #: How long a finished stream can be read.
     stream_ttl: int = 600
-    #: Requests that may wait in the queues before new ones are refused.
+    #: Requests that may wait in a queue before new ones are refused.
     max_queue_size: int = 1000
+    #: What one API key may send a minute, and have running at once; 0 is no limit.
+    requests_per_minute: int = 0
+    streams_per_key: int = 0
     #: How long a worker that was told to stop lets running generations finish.
     drain: float = 30.0
     log_level: str = "INFO"
@@ -79,6 +82,8 @@ class Settings:
                 "keepalive": env.float("KEEPALIVE_SECONDS", own.keepalive),
                 "stream_ttl": env.int("STREAM_TTL_SECONDS", own.stream_ttl),
                 "max_queue_size": env.int("MAX_QUEUE_SIZE", own.max_queue_size),
+                "requests_per_minute": env.int("REQUESTS_PER_MINUTE", own.requests_per_minute),
+                "streams_per_key": env.int("STREAMS_PER_KEY", own.streams_per_key),
                 "drain": env.float("DRAIN_SECONDS", own.drain),
                 "log_level": env.str("LOG_LEVEL", own.log_level, validate=_LEVELS),
             }

@@ -1,7 +1,7 @@
 """A deterministic engine without a model, for tests of the pipeline and for its measure.
 
 A token is a space and a word of the prompt's own hash; the same prompt always gives the
-same tokens. Prompts may steer it: ``[[fail]]`` kills the engine, ``[[stop:N]]`` ends
+same tokens. A prompt may steer it: ``[[stop:N]]`` ends
 after N tokens.
 """
 
@@ -69,7 +69,7 @@ class FakeEngine(Engine):
                     text=token_text(request.prompt, index),
                     token_ids=(index,),
                     finish_reason=finish if last else None,
-                    usage=Usage(prompt_tokens, count) if last else None,
+                    usage=Usage(prompt_tokens, index + 1),
                 )
             if first >= count:
                 yield Chunk("", (), finish, Usage(prompt_tokens, count))
@@ -122,7 +122,7 @@ class FakeEngine(Engine):
                 **head,
                 "object": "chat.completion",
                 "choices": [{"index": 0, "message": message, "finish_reason": chunks[-1].finish_reason}],
-                "usage": usage and usage.to_dict(),
+                "usage": usage.to_dict(),
             }
         )
 
@@ -130,11 +130,11 @@ class FakeEngine(Engine):
         head = {**head, "object": "chat.completion.chunk"}
         delta: dict[str, str] = {"role": "assistant", "content": ""}
         yield _json({**head, "choices": [{"index": 0, "delta": delta, "finish_reason": None}]})
-        usage: Usage | None = None
+        usage = Usage(0, 0)
         async for chunk in self.generate(request):
             delta, usage = {"content": chunk.text}, chunk.usage
             yield _json({**head, "choices": [{"index": 0, "delta": delta, "finish_reason": chunk.finish_reason}]})
-        if options.get("include_usage") and usage:
+        if options.get("include_usage"):
             yield _json({**head, "choices": [], "usage": usage.to_dict()})
         yield b"[DONE]"
 

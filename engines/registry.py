@@ -52,6 +52,8 @@ class ModelSpec:
     enable_lora: bool = False
     max_loras: int = 4
     max_lora_rank: int = 64
+    #: Requests for this model that may wait; None is the system's own bound.
+    max_pending: int | None = None
     #: ``cuda-vllm-async``: lower the sizes when the engine does not fit into memory.
     allow_auto_tuning: bool = True
     #: ``cuda-vllm``: tokens per chunk after the first.
@@ -86,6 +88,7 @@ class _EntrySchema(Schema):
     enable_lora = ma.Boolean(truthy={True}, falsy={False})
     max_loras = ma.Integer(strict=True, validate=validate.Range(min=1))
     max_lora_rank = ma.Integer(strict=True, validate=validate.OneOf([8, 16, 32, 64, 128, 256, 320, 512]))
+    max_pending = ma.Integer(strict=True, allow_none=True, validate=validate.Range(min=1))
     allow_auto_tuning = ma.Boolean(truthy={True}, falsy={False})
     stream_chunk_size = ma.Integer(strict=True, validate=validate.Range(min=1))
     tokens_per_second = ma.Float(validate=validate.Range(min=0))

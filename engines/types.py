@@ -27,7 +27,7 @@ class GenerateRequest:
     prompt: str
     sampling: Sampling = field(default_factory=Sampling)
     adapter: str | None = None
-    #: 0 is served first.
+    #: 0 to 9; higher is served first.
     priority: int = 0
     #: Tokens that an earlier attempt delivered; generation goes on behind them.
     delivered: tuple[int, ...] = ()
@@ -46,13 +46,14 @@ class Usage:
 
 @dataclass(frozen=True)
 class Chunk:
-    """New text, the tokens it came from, and on the last chunk why it ended."""
+    """New text, the tokens it came from, the counts so far, and on the last chunk why it ended."""
 
     text: str
     token_ids: tuple[int, ...] = ()
     #: ``stop``, ``length`` or ``abort``; None while the text goes on.
     finish_reason: str | None = None
-    usage: Usage | None = None
+    #: Counts up to and with this chunk, earlier attempts included.
+    usage: Usage = Usage(0, 0)
 
 
 @dataclass(frozen=True)

@@ -7,6 +7,8 @@ import logging
 import os
 from abc import abstractmethod
 from collections.abc import AsyncGenerator
+from contextlib import aclosing
+from dataclasses import replace
 from typing import Any
 
 from vllm.engine.arg_utils import AsyncEngineArgs
@@ -26,6 +28,7 @@ from engines.vllm_adapters import AdapterTable
 from engines.vllm_cpu import executor_backend, prepare_cpu
 from engines.vllm_logging import EngineLog
 from engines.vllm_openai import OpenAISurface
+from engines.vllm_resume import ResumedText
 from engines.vllm_stats import LoadStats
 
 log = logging.getLogger(__name__)
@@ -82,29 +85,39 @@ class VllmEngine(Engine):
         prompt_ids = await self._tokenize(request.prompt)
         limit = self._limit(request, len(prompt_ids))
         before = len(request.delivered)
+        if before >= limit:
+            yield Chunk("", (), "length", Usage(len(prompt_ids), before))
+            return
+        parameters = self._sampling(request, limit - before)
         outputs = client.generate(
             tokens_input([*prompt_ids, *request.delivered]),
-            self._sampling(request, limit - before),
+            parameters,
             request.request_id,
             lora_request=adapter,
-            priority=request.priority,
+            # vLLM serves the lowest number first.
+            priority=-request.priority,
         )
-        produced = before
+        text = ResumedText(client.renderer.tokenizer, prompt_ids, parameters, request.delivered) if before else None
+        usage = Usage(len(prompt_ids), before)
         try:
             async for output in outputs:
-                chunk = _chunk(output, len(prompt_ids), produced)
-                produced += len(chunk.token_ids)
-                yield chunk
+                chunk = _chunk(output, usage)
+                usage = chunk.usage
+                yield replace(chunk, text=text.next(chunk)) if text else chunk
         except EngineDeadError as error:
             raise EngineDead(f"the engine of model {self.spec.id!r} stopped working") from error
         except EngineGenerateError as error:
             raise EngineDead(f"the engine of model {self.spec.id!r} failed: {error.__cause__ or error}") from error
 
     async def openai(self, call: HttpCall) -> AsyncGenerator[HttpStart | bytes, None]:
-        self._require_client()
+        client = self._require_client()
         assert self._surface is not None
-        async for part in self._surface.call(call):
-            yield part
+        async with aclosing(self._surface.call(call)) as parts:
+            async for part in parts:
+                if client.errored:
+                    # The application would make an answer of it, with status 500.
+                    raise EngineDead(f"the engine of model {self.spec.id!r} stopped working")
+                yield part
 
     def info(self) -> EngineInfo:
         limit = self._client.model_config.max_model_len if self._client else self.spec.max_model_len or 0
@@ -194,9 +207,9 @@ def engine_arguments(spec: ModelSpec, logging_config: str | None = None) -> Asyn
     return AsyncEngineArgs(**arguments)
 
 
-def _chunk(output: RequestOutput, prompt_tokens: int, produced: int) -> Chunk:
-    """Map one DELTA output; ``produced`` counts the tokens before it."""
+def _chunk(output: RequestOutput, before: Usage) -> Chunk:
+    """Map one DELTA output; ``before`` counts what came before it."""
     [completion] = output.outputs
     tokens = tuple(completion.token_ids)
-    usage = Usage(prompt_tokens, produced + len(tokens)) if output.finished else None
+    usage = Usage(before.prompt_tokens, before.completion_tokens + len(tokens))
     return Chunk(completion.text, tokens, completion.finish_reason if output.finished else None, usage)

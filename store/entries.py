@@ -45,8 +45,21 @@ class Kind:
     HEAD = "h"
     #: Raw bytes of an HTTP body.
     BODY = "b"
+    #: JSON: the attempt let go of the request unfinished (``reason``); another may take it up.
+    RELEASE = "r"
     #: JSON: how it ended. Nothing follows.
     END = "e"
+
+
+class Reason:
+    """Why an attempt let go."""
+
+    #: Nobody reads any more; it goes on when somebody does.
+    CLIENT_GONE = "client_gone"
+    #: The worker was told to stop, and its drain time is over.
+    DRAIN = "drain"
+    #: The engine process died under it. Counts as a kill.
+    ENGINE_DEAD = "engine_dead"
 
 
 class Outcome:

@@ -71,6 +71,13 @@ class Hub:
         """Return a follower of the request's log from behind ``after``; use it in ``with``."""
         return Follower(self, self._client, request_id, after)
 
+    def others(self, follower: "Follower") -> bool:
+        """Whether anybody but ``follower`` follows its request, here or in another process."""
+        if len(self._followers.get(follower.channel, ())) > 1:
+            return True
+        counts = self._client.pubsub_numsub(follower.channel)
+        return any(count > 1 for _, count in counts)
+
     def close(self) -> None:
         """End the subscription and its thread; followers hear nothing more."""
         self._loop.call_soon_threadsafe(self._loop.stop)
@@ -174,17 +181,17 @@ class Follower:
         self.request_id = request_id
         #: The last entry that was returned.
         self.position = after
-        self._channel = names.log_channel(request_id).encode()
+        self.channel = names.log_channel(request_id).encode()
         self._mailbox = Mailbox()
 
     def __enter__(self) -> "Follower":
-        self._hub.attach(self._channel, self._mailbox)
+        self._hub.attach(self.channel, self._mailbox)
         return self
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        self._hub.detach(self._channel, self._mailbox)
+        self._hub.detach(self.channel, self._mailbox)
 
     def entries(self, idle: float) -> Iterator[Entry | None]:
         """Yield every entry up to the terminal one; None whenever ``idle`` seconds brought none.

@@ -6,6 +6,9 @@ WORKERS = "cy:workers"
 #: Channel that every process is subscribed to, so that its subscription never is empty.
 HUB_CHANNEL = b"cy:hub"
 
+#: Channel on which every worker hears what to stop.
+CONTROL_CHANNEL = b"cy:control"
+
 
 def worker(incarnation: str) -> str:
     """String (JSON), expires: what one living worker says of itself."""
@@ -20,6 +23,21 @@ def request(request_id: str) -> str:
 def log(request_id: str) -> str:
     """Stream, expires: the token log."""
     return f"cy:log:{request_id}"
+
+
+def attempts(request_id: str) -> str:
+    """Hash, expires: ``n`` is the attempt in charge, ``kills`` how many workers died of the request."""
+    return f"cy:att:{request_id}"
+
+
+def idempotency(digest: str) -> str:
+    """String (JSON), expires: the request that an idempotency key began."""
+    return f"cy:idem:{digest}"
+
+
+def streams(key_id: str) -> str:
+    """Sorted set: the open streams of an API key -> Redis time in ms at which the lease ends."""
+    return f"cy:streams:{key_id}"
 
 
 def log_channel(request_id: str) -> str:

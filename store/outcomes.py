@@ -17,6 +17,7 @@ class Code:
     MODEL_NOT_READY = "MODEL_NOT_READY"
     INSUFFICIENT_RESOURCES = "INSUFFICIENT_RESOURCES"
     RATE_LIMITED = "RATE_LIMITED"
+    IDEMPOTENCY_CONFLICT = "IDEMPOTENCY_CONFLICT"
     INTERNAL_ERROR = "INTERNAL_ERROR"
 
 
@@ -57,9 +58,22 @@ def finished(reason: str | None, usage: dict[str, int] | None) -> dict[str, Any]
     return {"outcome": Outcome.FINISHED, "reason": reason, "usage": usage}
 
 
-def failed(failure: Failure) -> dict[str, Any]:
+def failed(failure: Failure, usage: dict[str, int] | None = None) -> dict[str, Any]:
     """A terminal entry: the request failed."""
-    return {"outcome": Outcome.ERROR, "error": failure.to_dict()}
+    return {"outcome": Outcome.ERROR, "error": failure.to_dict(), "usage": usage}
+
+
+def cancelled(usage: dict[str, int] | None) -> dict[str, Any]:
+    """A terminal entry: a client wanted no more. ``usage`` is what it had got until then."""
+    return {"outcome": Outcome.CANCELLED, "reason": "cancelled", "usage": usage}
+
+
+def given_up(kills: int) -> Failure:
+    return Failure(
+        Code.INSUFFICIENT_RESOURCES,
+        f"The request was given up: {kills} workers died while they served it",
+        (Detail("poison_request", "", "Do not send the same request again unchanged"),),
+    )
 
 
 def deadline_passed(seconds: float) -> Failure:

@@ -22,6 +22,8 @@ TTL_MS = 2500
 LOST_FOR_MS = 600_000
 #: How old the list may be that a front door chooses from. Seconds.
 CACHE_SECONDS = 0.25
+#: After Redis has come back, workers get this long to show themselves. Seconds.
+SETTLE_SECONDS = 4.0
 
 #: KEYS worker record, sorted set; ARGV record, ttl, incarnation.
 _RENEW = """
@@ -104,6 +106,16 @@ class Fleet:
     living: tuple[WorkerInfo, ...]
     #: Incarnations whose record lapsed without leave.
     lost: tuple[str, ...] = ()
+    #: How long this Redis has been running. Seconds.
+    redis_uptime: float = 0.0
+
+    def lives(self, incarnation: str) -> bool:
+        return any(worker.incarnation == incarnation for worker in self.living)
+
+    @property
+    def can_judge(self) -> bool:
+        """Whether a missing worker is a dead one: a Redis that has just come back knows nobody yet."""
+        return self.redis_uptime > SETTLE_SECONDS
 
     def serving(self, model: str) -> list[WorkerInfo]:
         """Return the workers that would take a request for ``model`` now."""
@@ -137,12 +149,14 @@ class Presence:
 
     def _load(self) -> Fleet:
         incarnations: Any = self._list(keys=[names.WORKERS], args=[LOST_FOR_MS])
+        info: Any = self._client.info("server")
+        uptime = float(info["uptime_in_seconds"])
         if not incarnations:
-            return Fleet(())
+            return Fleet((), redis_uptime=uptime)
         texts: Any = self._client.mget([names.worker(incarnation.decode()) for incarnation in incarnations])
         living = tuple(WorkerInfo.from_json(text) for text in texts if text)
         lost = tuple(name.decode() for name, text in zip(incarnations, texts, strict=True) if not text)
-        return Fleet(living, lost)
+        return Fleet(living, lost, uptime)
 
 
 __all__ = ["Announcer", "Fleet", "Presence", "State", "WorkerInfo"]

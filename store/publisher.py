@@ -39,15 +39,15 @@ class LogWriter:
     from its file may have lost the last second, and gets it again.
     """
 
-    def __init__(self, publisher: "Publisher", request_id: str, attempt: int, index: int) -> None:
+    def __init__(self, publisher: "Publisher", request_id: str, attempt: int) -> None:
         self._publisher = publisher
         self.request_id = request_id
         self.attempt = attempt
         #: Who heard the last batch; 0 means that nobody follows.
         self.followers = 1
         self.refused = False
-        self._keys = (names.log(request_id), names.log_channel(request_id))
-        self._index = index
+        self._keys = (names.log(request_id), names.log_channel(request_id), names.request(request_id))
+        self._index = 0
         self._entries: list[Entry] = []
         self._confirmed = 0
         self._suspect = False
@@ -56,11 +56,15 @@ class LogWriter:
         self._body: list[bytes] = []
         self._settled = asyncio.Event()
 
+    def skip(self, index: int) -> None:
+        """Earlier attempts delivered ``index`` chunks: the next one has that index."""
+        self._index = index
+
     async def open(self, data: dict[str, Any]) -> None:
         """Take the log over for this attempt. Raises ``Superseded`` when that is refused."""
         payload = encode(data)
         keys_and_args = (*self._keys, self._publisher.ttl, self.attempt, payload)
-        self.followers = require_written(await self._publisher.run_script(OPEN, 2, *keys_and_args), self.request_id)
+        self.followers = require_written(await self._publisher.run_script(OPEN, 3, *keys_and_args), self.request_id)
         self._entries.append(Entry(EntryId(self.attempt, FIRST_SEQUENCE), Kind.OPEN, payload))
         self._confirmed = 1
 
@@ -86,9 +90,16 @@ class LogWriter:
 
     async def end(self, data: dict[str, Any]) -> None:
         """Write what is left and the terminal entry, and wait until Redis has it."""
+        await self._finish(Kind.END, data)
+
+    async def release(self, data: dict[str, Any]) -> None:
+        """Write what is left and let go of the request, and wait until Redis has it."""
+        await self._finish(Kind.RELEASE, data)
+
+    async def _finish(self, kind: str, data: dict[str, Any]) -> None:
         self._check()
         self._seal()
-        self._entries.append(Entry(EntryId(self.attempt, LAST_SEQUENCE), Kind.END, encode(data)))
+        self._entries.append(Entry(EntryId(self.attempt, LAST_SEQUENCE), kind, encode(data)))
         self._settled.clear()
         self._publisher.wake(self)
         await self._settled.wait()
@@ -151,7 +162,7 @@ class LogWriter:
         if held == 0:
             # The log is gone, opening entry and all: take it over once more.
             first = self._entries[0]
-            await self._publisher.run_script(OPEN, 2, *self._keys, self._publisher.ttl, self.attempt, first.data)
+            await self._publisher.run_script(OPEN, 3, *self._keys, self._publisher.ttl, self.attempt, first.data)
             held = 1
         self.written(held, self.followers)
         self._suspect = False
@@ -167,9 +178,9 @@ class Publisher:
         self._wake = asyncio.Event()
         self._hashes: dict[str, str] = {}
 
-    def writer(self, request_id: str, attempt: int = 1, index: int = 0) -> LogWriter:
-        """Return the writer of an attempt; ``index`` is that of its first chunk."""
-        return LogWriter(self, request_id, attempt, index)
+    def writer(self, request_id: str, attempt: int = 1) -> LogWriter:
+        """Return the writer of an attempt."""
+        return LogWriter(self, request_id, attempt)
 
     def wake(self, writer: LogWriter) -> None:
         self._dirty[writer] = None
@@ -216,7 +227,7 @@ class Publisher:
             await writer.recover()
             arguments = None if writer.refused else writer.append_arguments()
             if arguments is not None:
-                pipeline.evalsha(self._hashes[APPEND], 2, *arguments)
+                pipeline.evalsha(self._hashes[APPEND], 3, *arguments)
                 sent.append((writer, len(writer._entries)))
         results = await pipeline.execute(raise_on_error=False)
         again = []

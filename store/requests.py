@@ -37,6 +37,10 @@ class RequestRecord:
     deadline: float
     #: ``generate``: prompt, adapter and sampling; ``openai``: path and body (base64).
     payload: dict[str, Any] = field(repr=False)
+    #: 0 to 9; higher is served first.
+    priority: int = 0
+    #: The worker that the client would like; another may take it.
+    worker_hint: str = ""
     #: traceId, tenant, playerId, locale, as the client gave them.
     metadata: dict[str, str] = field(default_factory=dict)
     created: float = field(default_factory=time.time)

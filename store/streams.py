@@ -6,6 +6,7 @@ one, so a worker that was given up for dead cannot write into the stream of its 
 """
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import redis
@@ -17,8 +18,10 @@ from store.errors import Superseded
 #: Most entries a log keeps; a request may have 2**17 chunks before the oldest go.
 MAX_ENTRIES = 131_072
 
-#: KEYS log, channel; ARGV ttl, previous id, then id, kind, data for each entry. Every entry is
-#: published with the id before it. Returns the number of followers, or -1 when refused.
+#: KEYS log, channel, record; ARGV ttl, previous id, then id, kind, data for each entry. Every
+#: entry is published with the id before it. At the end the record expires with the log, so
+#: that a log that has expired is never taken for a request that nobody has begun. Returns
+#: the number of followers, or -1 when refused.
 APPEND = """
 local previous = ARGV[2]
 local followers = 0
@@ -27,12 +30,13 @@ for i = 3, #ARGV, 3 do
   if type(added) == 'table' and added.err then return -1 end
   followers = redis.call('PUBLISH', KEYS[2], previous .. ' ' .. ARGV[i] .. ' ' .. ARGV[i+1] .. ' ' .. ARGV[i+2])
   previous = ARGV[i]
+  if ARGV[i+1] == 'e' then redis.call('EXPIRE', KEYS[3], ARGV[1]) end
 end
 redis.call('EXPIRE', KEYS[1], ARGV[1])
 return followers
 """.replace("%d", str(MAX_ENTRIES))
 
-#: KEYS log, channel; ARGV ttl, attempt, data of the opening entry. Returns -1 when the
+#: KEYS log, channel, record; ARGV ttl, attempt, data of the opening entry. Returns -1 when the
 #: log has ended or a newer attempt owns it.
 OPEN = """
 local last = redis.call('XREVRANGE', KEYS[1], '+', '-', 'COUNT', 1)
@@ -47,7 +51,7 @@ redis.call('EXPIRE', KEYS[1], ARGV[1])
 return redis.call('PUBLISH', KEYS[2], previous .. ' ' .. ARGV[2] .. '-1 o ' .. ARGV[3])
 """
 
-#: KEYS log, channel; ARGV ttl, data of the terminal entry. Ends the log in whatever attempt
+#: KEYS log, channel, record; ARGV ttl, data of the terminal entry. Ends the log in whatever attempt
 #: it is, unless it has ended. Returns -1 when it has.
 END = """
 local last = redis.call('XREVRANGE', KEYS[1], '+', '-', 'COUNT', 1)
@@ -57,11 +61,24 @@ if last[1] then
   previous = last[1][1]
   attempt = string.match(previous, '^(%d+)-')
   if last[1][2][2] == 'e' then return -1 end
+  -- Nothing can follow in an attempt that let go.
+  if last[1][2][2] == 'r' then attempt = tostring(tonumber(attempt) + 1) end
 end
 local id = attempt .. '-18446744073709551615'
 redis.call('XADD', KEYS[1], id, 'k', 'e', 'd', ARGV[2])
 redis.call('EXPIRE', KEYS[1], ARGV[1])
+redis.call('EXPIRE', KEYS[3], ARGV[1])
 return redis.call('PUBLISH', KEYS[2], previous .. ' ' .. id .. ' e ' .. ARGV[2])
+"""
+
+#: KEYS log, channel; ARGV ttl, data of the release entry. Takes a request that no worker has
+#: begun out of the way of its task: attempt 1 can then no more be opened. Returns -1 when a
+#: worker was faster.
+RELEASE_UNOPENED = """
+if redis.call('EXISTS', KEYS[1]) == 1 then return -1 end
+redis.call('XADD', KEYS[1], '1-1', 'k', 'r', 'd', ARGV[2])
+redis.call('EXPIRE', KEYS[1], ARGV[1])
+return redis.call('PUBLISH', KEYS[2], '0-0 1-1 r ' .. ARGV[2])
 """
 
 #: The sequence number of an attempt's opening entry.
@@ -84,9 +101,52 @@ def exists(client: redis.Redis, request_id: str) -> bool:
 
 def end(client: redis.Redis, request_id: str, ttl: int, data: dict[str, Any]) -> bool:
     """Write the terminal entry from outside the worker. False when the log had ended."""
-    keys = [names.log(request_id), names.log_channel(request_id)]
+    keys = [names.log(request_id), names.log_channel(request_id), names.request(request_id)]
     script = client.register_script(END)
     return bool(script(keys=keys, args=[ttl, encode(data)]) != -1)
+
+
+def release_unopened(client: redis.Redis, request_id: str, ttl: int, reason: str) -> bool:
+    """Keep a queued request from being begun. False when it has begun or ended."""
+    keys = [names.log(request_id), names.log_channel(request_id)]
+    script = client.register_script(RELEASE_UNOPENED)
+    return bool(script(keys=keys, args=[ttl, encode({"reason": reason})]) != -1)
+
+
+@dataclass(frozen=True)
+class Delivered:
+    """What a log holds of a request's text."""
+
+    entries: tuple[Entry, ...]
+
+    @property
+    def text(self) -> str:
+        return "".join(entry.json()["t"] for entry in self.entries if entry.kind == Kind.TEXT)
+
+    @property
+    def tokens(self) -> tuple[int, ...]:
+        return tuple(token for entry in self.entries if entry.kind == Kind.TEXT for token in entry.json()["k"])
+
+    @property
+    def next_index(self) -> int:
+        """The index of the chunk that comes next."""
+        return sum(1 for entry in self.entries if entry.kind == Kind.TEXT)
+
+    @property
+    def has_body(self) -> bool:
+        return any(entry.kind == Kind.BODY for entry in self.entries)
+
+    @property
+    def has_head(self) -> bool:
+        return any(entry.kind == Kind.HEAD for entry in self.entries)
+
+    @property
+    def last(self) -> Entry | None:
+        return self.entries[-1] if self.entries else None
+
+
+def delivered(client: redis.Redis, request_id: str) -> Delivered:
+    return Delivered(tuple(read(client, request_id)))
 
 
 def entries_from_rows(rows: Sequence[tuple[bytes, dict[bytes, bytes]]]) -> list[Entry]:
@@ -98,6 +158,3 @@ def require_written(result: int, request_id: str) -> int:
     if result == -1:
         raise Superseded(f"the token log of {request_id} has ended or belongs to a newer attempt")
     return result
-
-
-__all__ = ["APPEND", "END", "FIRST_SEQUENCE", "OPEN", "Kind", "end", "entries_from_rows", "exists", "read"]

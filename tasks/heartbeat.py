@@ -2,7 +2,6 @@
 
 import logging
 import os
-import secrets
 import signal
 import threading
 import time
@@ -27,7 +26,6 @@ class Heartbeat:
         self._queues = queues
         self._capacity = capacity
         self._announcer = Announcer(connect(host.settings.redis_url))
-        self._incarnation = f"{host.worker_name}:{secrets.token_hex(4)}"
         self._state = State.LOADING
         self._drain_ends: float | None = None
         self._changed = threading.Event()
@@ -52,7 +50,7 @@ class Heartbeat:
         if self._thread.is_alive():
             self._thread.join(timeout=5)
         try:
-            self._announcer.leave(self._incarnation)
+            self._announcer.leave(self._host.incarnation)
         except RedisError as error:
             log.warning("Could not take leave, the worker will be listed as lost: %s", error)
 
@@ -81,7 +79,7 @@ class Heartbeat:
     def _watch_drain(self) -> None:
         if self._drain_ends is not None and time.monotonic() >= self._drain_ends and not self._host.abandoned:
             if self._host.in_flight:
-                log.warning("The drain time is over, %d requests are given up", self._host.in_flight)
+                log.warning("The drain time is over, %d requests are handed over", self._host.in_flight)
             self._host.abandon()
 
     def _renew(self) -> None:
@@ -100,7 +98,7 @@ class Heartbeat:
         models.update({name: engine.info().to_dict() for name, engine in self._host.engines.items()})
         return WorkerInfo(
             name=self._host.worker_name,
-            incarnation=self._incarnation,
+            incarnation=self._host.incarnation,
             state=self._state,
             queues=self._queues,
             models=models,

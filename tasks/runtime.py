@@ -3,6 +3,7 @@
 import asyncio
 import concurrent.futures
 import logging
+import secrets
 import threading
 from collections.abc import Coroutine, Iterable
 from typing import Any, TypeVar
@@ -10,9 +11,11 @@ from typing import Any, TypeVar
 from engines.base import Engine, create_engine
 from engines.registry import ModelSpec
 from settings import Settings
+from store import control
 from store.publisher import Publisher
 from store.redis import connect, connect_async
 from store.requests import RequestStore
+from tasks.runs import Runs, Stop
 
 log = logging.getLogger(__name__)
 T = TypeVar("T")
@@ -27,19 +30,22 @@ class EngineHost:
     def __init__(self, settings: Settings, worker_name: str) -> None:
         self.settings = settings
         self.worker_name = worker_name
-        self.requests = RequestStore(connect(settings.redis_url), settings.stream_ttl)
+        #: The name, and what tells this process from one that had the name before.
+        self.incarnation = f"{worker_name}:{secrets.token_hex(4)}"
+        self.redis = connect(settings.redis_url)
+        self.requests = RequestStore(self.redis, settings.stream_ttl)
+        self.runs = Runs()
         self.engines: dict[str, Engine] = {}
         self._loop = asyncio.new_event_loop()
         self._thread = threading.Thread(target=self._run, name="engine-loop", daemon=True)
         self._publisher: Publisher | None = None
-        self._background: asyncio.Task[None] | None = None
-        self._running: set[asyncio.Task[Any]] = set()
-        #: Set when the drain time is over: what still runs ends with an error.
+        self._background: list[asyncio.Task[None]] = []
+        #: Set when the drain time is over: what still runs is handed over.
         self.abandoned = False
 
     @property
     def in_flight(self) -> int:
-        return len(self._running)
+        return len(self.runs)
 
     @property
     def publisher(self) -> Publisher:
@@ -54,12 +60,12 @@ class EngineHost:
 
     def run(self, coroutine: Coroutine[Any, Any, T]) -> T:
         """Run a request on the loop and wait for it; called by task threads."""
-        return asyncio.run_coroutine_threadsafe(self._count(coroutine), self._loop).result()
+        return asyncio.run_coroutine_threadsafe(coroutine, self._loop).result()
 
     def abandon(self) -> None:
-        """Cancel what still runs. Each request ends its token log itself."""
+        """Let go of what still runs, so that other workers go on with it."""
         self.abandoned = True
-        self._loop.call_soon_threadsafe(lambda: [task.cancel() for task in self._running])
+        self._loop.call_soon_threadsafe(self.runs.stop_all, Stop.DRAIN)
 
     def stop(self) -> None:
         """Free the engines and end the loop's thread."""
@@ -83,7 +89,11 @@ class EngineHost:
 
     async def _load(self, specs: list[ModelSpec]) -> None:
         self._publisher = Publisher(connect_async(self.settings.redis_url), self.settings.stream_ttl)
-        self._background = asyncio.create_task(self._publisher.run())
+        self._background = [
+            asyncio.create_task(self._publisher.run()),
+            asyncio.create_task(self.runs.watch()),
+            asyncio.create_task(control.listen(self.settings.redis_url, self.runs.act)),
+        ]
         for spec in specs:
             engine = create_engine(spec)
             log.info("Loading model", extra={"model": spec.id, "engine": spec.engine})
@@ -94,20 +104,11 @@ class EngineHost:
     async def _unload(self) -> None:
         for engine in self.engines.values():
             await engine.stop()
-        if self._background is not None:
-            self._background.cancel()
-            await asyncio.gather(self._background, return_exceptions=True)
+        for task in self._background:
+            task.cancel()
+        await asyncio.gather(*self._background, return_exceptions=True)
         if self._publisher is not None:
             await self._publisher.client.aclose()
-
-    async def _count(self, coroutine: Coroutine[Any, Any, T]) -> T:
-        task = asyncio.current_task()
-        assert task is not None
-        self._running.add(task)
-        try:
-            return await coroutine
-        finally:
-            self._running.discard(task)
 
 
 def _sizes(engine: Engine) -> dict[str, Any]:

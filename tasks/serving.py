@@ -12,14 +12,19 @@ from engines.base import Engine
 from engines.errors import EngineDead, InvalidRequest
 from engines.types import GenerateRequest, HttpCall, HttpStart, Sampling
 from settings import Settings
-from store import outcomes
+from store import outcomes, streams
+from store.entries import Outcome, Reason
 from store.errors import Superseded
 from store.outcomes import Code, Detail, Failure
-from store.publisher import LogWriter
 from store.requests import RequestRecord
+from store.streams import Delivered
+from tasks.runs import Run, Stop
 from tasks.runtime import EngineHost
 
 log = logging.getLogger(__name__)
+
+#: How long the closing entry may take to reach Redis. Seconds.
+_CLOSE_TIMEOUT_SECONDS = 10.0
 
 
 @dataclass
@@ -31,77 +36,94 @@ class Report:
     chunks: int = 0
     usage: dict[str, int] | None = None
 
+    def count(self, started: float) -> None:
+        if self.first_token is None:
+            self.first_token = time.monotonic() - started
+        self.chunks += 1
+
 
 async def serve(host: EngineHost, record: RequestRecord, attempt: int) -> Report:
-    """Serve the request and end its log, whatever happens. Never raises but for cancellation."""
+    """Serve one attempt of a request and close it in the log, whatever happens."""
     report = Report()
-    writer = host.publisher.writer(record.id, attempt)
+    task = asyncio.current_task()
+    assert task is not None
+    run = Run(record, host.publisher.writer(record.id, attempt), task)
+    host.runs.add(run)
     try:
         async with asyncio.timeout(record.deadline - time.time()):
-            await writer.open({"worker": host.worker_name})
-            report = await _answer(host, record, writer)
+            await run.writer.open({"worker": host.incarnation})
+            before = await _delivered_before(host, record, attempt)
+            await _answer(host, run, before, report)
+        report.outcome = "finished"
     except Superseded as error:
         log.warning("Request was taken over or has ended elsewhere: %s", error)
         report.outcome = "superseded"
-    except BaseException as error:
-        failure = _failure(host, record, error)
-        report.outcome = failure.code
-        await _end(writer, failure)
-        if not isinstance(error, Exception) and not host.abandoned:
+    except asyncio.CancelledError:
+        if run.stopped is None:
             raise
+        task.uncancel()
+        report.outcome = await _close(host, run, run.stopped)
+    except Exception as error:
+        report.outcome = await _close(host, run, error)
+    finally:
+        host.runs.remove(run)
+    report.usage = run.usage
     return report
 
 
-async def _answer(host: EngineHost, record: RequestRecord, writer: LogWriter) -> Report:
-    engine = host.engines.get(record.model)
+async def _delivered_before(host: EngineHost, record: RequestRecord, attempt: int) -> Delivered:
+    """Return what earlier attempts delivered. To be read behind the opening entry, when they can write no more."""
+    if attempt == 1:
+        return Delivered(())
+    return await asyncio.to_thread(streams.delivered, host.redis, record.id)
+
+
+async def _answer(host: EngineHost, run: Run, before: Delivered, report: Report) -> None:
+    engine = host.engines.get(run.record.model)
     if engine is None:
-        raise _NotServed(record.model)
-    if record.kind == RequestRecord.OPENAI:
-        return await _relay_http(engine, record, writer)
-    return await _generate(engine, record, writer, host.settings)
+        raise _NotServed(run.record.model)
+    if run.record.kind == RequestRecord.OPENAI:
+        await _relay_http(engine, run, before, report)
+    else:
+        run.writer.skip(before.next_index)
+        await _generate(engine, run, _request(run.record, host.settings, before), report)
 
 
-async def _generate(engine: Engine, record: RequestRecord, writer: LogWriter, settings: Settings) -> Report:
-    report = Report()
+async def _generate(engine: Engine, run: Run, request: GenerateRequest, report: Report) -> None:
     started = time.monotonic()
-    async with aclosing(engine.generate(_request(record, settings))) as chunks:
+    async with aclosing(engine.generate(request)) as chunks:
         async for chunk in chunks:
-            if report.first_token is None:
-                report.first_token = time.monotonic() - started
-            report.chunks += 1
-            writer.text(chunk.text, chunk.token_ids)
-            if chunk.usage is not None:
-                report.usage = chunk.usage.to_dict()
-                await writer.end(outcomes.finished(chunk.finish_reason, report.usage))
-    report.outcome = "finished"
-    return report
+            report.count(started)
+            run.usage = chunk.usage.to_dict()
+            run.writer.text(chunk.text, chunk.token_ids)
+            if chunk.finish_reason is not None:
+                await run.writer.end(outcomes.finished(chunk.finish_reason, run.usage))
 
 
-async def _relay_http(engine: Engine, record: RequestRecord, writer: LogWriter) -> Report:
-    report = Report()
+async def _relay_http(engine: Engine, run: Run, before: Delivered, report: Report) -> None:
+    if before.has_body:
+        raise _CannotContinue
     started = time.monotonic()
-    call = HttpCall(record.id.removeprefix("gen-"), record.payload["path"], record.body)
+    call = HttpCall(run.record.id.removeprefix("gen-"), run.record.payload["path"], run.record.body)
     async with aclosing(engine.openai(call)) as parts:
         async for part in parts:
-            if isinstance(part, HttpStart):
-                writer.head({"status": part.status, "content_type": part.content_type})
-                continue
-            if report.first_token is None:
-                report.first_token = time.monotonic() - started
-            report.chunks += 1
-            writer.body(part)
-    await writer.end(outcomes.finished(None, None))
-    report.outcome = "finished"
-    return report
+            if not isinstance(part, HttpStart):
+                report.count(started)
+                run.writer.body(part)
+            elif not before.has_head:
+                run.writer.head({"status": part.status, "content_type": part.content_type})
+    await run.writer.end(outcomes.finished(None, None))
 
 
-def _request(record: RequestRecord, settings: Settings) -> GenerateRequest:
+def _request(record: RequestRecord, settings: Settings, before: Delivered) -> GenerateRequest:
     payload = record.payload
     return GenerateRequest(
         request_id=record.id,
         prompt=payload["prompt"],
         sampling=Sampling(**payload["sampling"]),
         adapter=_adapter_path(payload.get("adapter"), settings.adapters_root),
+        priority=record.priority,
+        delivered=before.tokens,
     )
 
 
@@ -122,7 +144,43 @@ class _NotServed(Exception):
     """The request reached a worker that does not hold its model."""
 
 
-def _failure(host: EngineHost, record: RequestRecord, error: BaseException) -> Failure:
+class _CannotContinue(Exception):
+    """Part of an answer was delivered that no other worker can continue exactly."""
+
+
+async def _close(host: EngineHost, run: Run, why: Exception | Stop) -> str:
+    """End the request, or let go of it so that another worker goes on. Returns the outcome's name."""
+    try:
+        async with asyncio.timeout(_CLOSE_TIMEOUT_SECONDS):
+            if reason := _release_reason(run, why):
+                await run.writer.release({"reason": reason, "usage": run.usage})
+                return f"released: {reason}"
+            if why is Stop.CANCELLED or why is Stop.CLIENT_GONE:
+                await run.writer.end(outcomes.cancelled(run.usage))
+                return Outcome.CANCELLED
+            failure = _failure(run.record, why)
+            await run.writer.end(outcomes.failed(failure, run.usage))
+            return failure.code
+    except (Superseded, TimeoutError) as error:
+        # Followers have a deadline of their own.
+        log.warning("The request could not be closed in its log: %r", error)
+        return "superseded"
+
+
+def _release_reason(run: Run, why: Exception | Stop) -> str | None:
+    """Return why the request is let go of; None when this is its end."""
+    if why is Stop.DRAIN:
+        return Reason.DRAIN
+    if isinstance(why, EngineDead):
+        log.error("The engine failed: %s", why)
+        return Reason.ENGINE_DEAD
+    # Only a native request can be taken up again by its client.
+    if why is Stop.CLIENT_GONE and run.record.kind == RequestRecord.GENERATE:
+        return Reason.CLIENT_GONE
+    return None
+
+
+def _failure(record: RequestRecord, error: Exception | Stop) -> Failure:
     """Turn what went wrong into the words the client reads."""
     match error:
         case InvalidRequest():
@@ -130,25 +188,16 @@ def _failure(host: EngineHost, record: RequestRecord, error: BaseException) -> F
             return Failure(Code.INVALID_REQUEST, error.description, (detail,))
         case TimeoutError():
             return outcomes.deadline_passed(record.deadline - record.created)
-        case EngineDead():
-            log.error("The engine failed: %s", error)
-            return Failure(Code.INSUFFICIENT_RESOURCES, "The engine stopped working during the request")
         case _NotServed():
             return Failure(Code.MODEL_NOT_READY, f"Model '{record.model}' is not served by this worker any more")
-        case asyncio.CancelledError():
-            return Failure(Code.INSUFFICIENT_RESOURCES, "The worker was stopped before the request had finished")
+        case _CannotContinue():
+            return Failure(
+                Code.INSUFFICIENT_RESOURCES,
+                "The worker was lost in the middle of the answer, and this kind of answer cannot be continued",
+            )
         case _:
-            log.error("Request failed for an unknown reason", exc_info=error)
+            log.error("Request failed for an unknown reason", exc_info=error if isinstance(error, Exception) else None)
             return Failure(Code.INTERNAL_ERROR, "The request failed inside the worker")
-
-
-async def _end(writer: LogWriter, failure: Failure) -> None:
-    """Write the terminal entry; when even that is refused or late, followers have their own deadline."""
-    try:
-        async with asyncio.timeout(10):
-            await writer.end(outcomes.failed(failure))
-    except (Superseded, TimeoutError) as error:
-        log.warning("The end of the request could not be written: %r", error)
 
 
 def outcome_fields(report: Report, seconds: float) -> dict[str, Any]:

@@ -22,7 +22,7 @@ from engines.errors import EngineError
 from engines.registry import ModelSpec, load_registry
 from settings import Settings
 from tasks.heartbeat import Heartbeat
-from tasks.names import QUEUE_INFER, is_inference_queue, model_queue
+from tasks.names import QUEUE_INFER, is_inference_queue, model_queue, worker_queue
 from tasks.runtime import EngineHost
 
 log = logging.getLogger(__name__)
@@ -52,11 +52,13 @@ class EngineStep(bootsteps.StartStopStep):
 
     def _choose_models(self, worker: Any, models: str | None) -> list[ModelSpec]:
         registry = load_registry(Path(self._settings.config_path), self._settings.engine)
+        queues = worker.app.amqp.queues
+        names = [*queues.consume_from, worker_queue(worker.hostname)]
         if models is None:
+            queues.select(names)
             return [registry.default]
         specs = [registry.resolve(name.strip()) for name in models.split(",") if name.strip()]
-        queues = worker.app.amqp.queues
-        names = [name for name in queues.consume_from if name != QUEUE_INFER]
+        names = [name for name in names if name != QUEUE_INFER]
         queues.select([*names, *(model_queue(spec.id) for spec in specs)])
         return specs
 

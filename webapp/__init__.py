@@ -8,7 +8,7 @@ from webapp import access, handlers
 from webapp.auth import Guard
 from webapp.openai import views as openai
 from webapp.services import Services
-from webapp.v1 import health, inference, models
+from webapp.v1 import health, inference, models, requests, socket
 
 
 def create_app(settings: Settings) -> Flask:
@@ -23,8 +23,12 @@ def create_app(settings: Settings) -> Flask:
 
     guard = Guard(app)
     guard.register(inference.bp, Right.INFERENCE)
+    guard.register(requests.bp, Right.INFERENCE)
     guard.register(models.bp, Right.INFERENCE)
     guard.register(health.bp, Right.INFERENCE)
     guard.register(openai.bp, Right.OPENAI)
     guard.register_public(openai.health_bp)
+    # A browser cannot send a key in a header: the socket asks for it in its first frame.
+    app.config["SOCK_SERVER_OPTIONS"] = {"ping_interval": 25, "max_message_size": settings.max_body_bytes}
+    guard.register_socket(socket.sock)
     return app

@@ -1,10 +1,14 @@
 """Who asks, and whether he may. Attached where blueprints are registered (``create_app``)."""
 
 from flask import Blueprint, Flask, g, request
+from flask_sock import Sock
 
 from store.keys import ANONYMOUS, Principal, Right
 from webapp import errors
 from webapp.services import services
+
+#: The blueprint that flask-sock keeps its routes in.
+_SOCK_BLUEPRINT = "__flask_sock"
 
 
 class Guard:
@@ -23,6 +27,11 @@ class Guard:
         """Let everybody in, without a key."""
         self._add(blueprint, None)
 
+    def register_socket(self, sock: Sock) -> None:
+        """Let everybody open a WebSocket; its view authenticates before it does anything."""
+        self._rights[_SOCK_BLUEPRINT] = None
+        sock.init_app(self._app)
+
     def _add(self, blueprint: Blueprint, right: Right | None) -> None:
         self._rights[blueprint.name] = right
         self._app.register_blueprint(blueprint)
@@ -35,7 +44,7 @@ class Guard:
         right = self._rights.get(request.blueprint or "", Right.ADMIN)
         if right is None:
             return
-        principal = _authenticate()
+        principal = authenticate()
         if not principal.may(right):
             raise errors.forbidden(right.value)
         g.principal = principal
@@ -47,7 +56,8 @@ def principal() -> Principal:
     return own
 
 
-def _authenticate() -> Principal:
+def authenticate() -> Principal:
+    """Return whose request this is. Raises ``ApiError`` (401)."""
     keys = services().keys
     token = _token()
     if token is not None:

@@ -26,7 +26,7 @@ def parse(schema: marshmallow.Schema) -> dict[str, Any]:
     try:
         loaded: dict[str, Any] = schema.load(body)
     except ValidationError as error:
-        raise invalid(_details(error.messages_dict)) from error
+        raise invalid(details_of(error)) from error
     return loaded
 
 
@@ -45,6 +45,11 @@ def json_object() -> dict[str, Any]:
     if not isinstance(body, dict):
         raise invalid([Detail("invalid_json", "", "The body must be a JSON object")])
     return body
+
+
+def details_of(error: ValidationError, prefix: str = "") -> list[Detail]:
+    """Return a detail for each fault that a schema found; ``prefix`` comes before the fields' names."""
+    return _details(error.messages_dict, prefix)
 
 
 def _details(messages: dict[str, Any], prefix: str = "") -> list[Detail]:

@@ -1,5 +1,7 @@
 """Errors of the front door, and how each dialect writes them. Nothing else makes error bodies."""
 
+import math
+import time
 from collections.abc import Iterable
 from typing import Any
 
@@ -12,6 +14,7 @@ STATUS = {
     Code.FORBIDDEN: 403,
     Code.NOT_FOUND: 404,
     Code.MODEL_NOT_FOUND: 404,
+    Code.IDEMPOTENCY_CONFLICT: 409,
     Code.RATE_LIMITED: 429,
     Code.INTERNAL_ERROR: 500,
     Code.MODEL_NOT_READY: 503,
@@ -66,6 +69,43 @@ def model_not_ready(model: str, loading: bool) -> ApiError:
     return ApiError(
         Failure(Code.MODEL_NOT_READY, f"Model '{model}' {state}", (detail,)), retry_after=5 if loading else 30
     )
+
+
+def queue_full(model: str, waiting: int, bound: int) -> ApiError:
+    description = f"{waiting} requests for model '{model}' are waiting already; at most {bound} may"
+    detail = Detail("queue_full", "", description)
+    return ApiError(Failure(Code.INSUFFICIENT_RESOURCES, description, (detail,)), retry_after=5)
+
+
+def rate_limited(per_minute: int, reset: float) -> ApiError:
+    wait = max(1, math.ceil(reset - time.time()))
+    description = f"This API key may send {per_minute} requests a minute; try again in {wait} s"
+    detail = Detail("requests_per_minute", "", description)
+    return ApiError(Failure(Code.RATE_LIMITED, description, (detail,)), retry_after=wait)
+
+
+def too_many_streams(limit: int) -> ApiError:
+    description = f"This API key may have {limit} requests running at once"
+    detail = Detail("concurrent_streams", "", description)
+    return ApiError(Failure(Code.RATE_LIMITED, description, (detail,)), retry_after=1)
+
+
+def idempotency_conflict() -> ApiError:
+    description = "This Idempotency-Key was used before with another body"
+    detail = Detail("idempotency_conflict", "Idempotency-Key", description)
+    return ApiError(Failure(Code.IDEMPOTENCY_CONFLICT, description, (detail,)))
+
+
+def request_not_found(request_id: str) -> ApiError:
+    """The same for one that never was, one that has expired, and one of another key."""
+    description = f"Request '{request_id}' does not exist, or has expired"
+    return ApiError(Failure(Code.NOT_FOUND, description, (Detail("request_not_found", "id", description),)))
+
+
+def stopping(request_id: str) -> ApiError:
+    description = "This server is being restarted; the request goes on"
+    detail = Detail("server_stopping", "", f"Ask for it with GET /api/v1/inference/{request_id}")
+    return ApiError(Failure(Code.INSUFFICIENT_RESOURCES, description, (detail,)), retry_after=1)
 
 
 def redis_unavailable() -> ApiError:

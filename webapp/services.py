@@ -15,6 +15,10 @@ from store.models import now
 from store.presence import Presence
 from store.redis import connect
 from store.requests import RequestStore
+from tasks.backlog import Backlog
+from webapp.connection import Lifecycle
+from webapp.limiter import Limiter
+from webapp.supervisor import Supervisor
 
 _KEY = "cy_llm"
 
@@ -30,22 +34,33 @@ class Services:
     presence: Presence
     requests: RequestStore
     keys: KeyRing
+    backlog: Backlog
+    supervisor: Supervisor
+    lifecycle: Lifecycle
+    limiter: Limiter
 
     @classmethod
     def create(cls, settings: Settings) -> "Services":
         client = connect(settings.redis_url)
+        requests = RequestStore(client, settings.stream_ttl)
         return cls(
             settings=settings,
             registry=load_registry(settings.config_path, settings.engine),
             redis=client,
             hub=Hub(settings.redis_url, client),
             presence=Presence(client),
-            requests=RequestStore(client, settings.stream_ttl),
+            requests=requests,
+            backlog=Backlog(client),
+            supervisor=Supervisor(client, requests, settings.stream_ttl),
+            lifecycle=Lifecycle(),
+            limiter=Limiter(client, settings.redis_url, settings.requests_per_minute, settings.streams_per_key),
             keys=KeyRing(settings, db.sessions(db.connect(settings.database_url))),
         )
 
     def close(self) -> None:
         """End the hub's thread and the connections; for tests, a process just exits."""
+        self.supervisor.close()
+        self.limiter.close()
         self.hub.close()
         self.redis.close()
 

@@ -79,10 +79,11 @@ def test_a_log_holds_opening_text_and_one_end(redis_server: RedisServer, redis_c
 
 def test_a_superseded_writer_is_refused_by_redis(redis_server: RedisServer, redis_client: redis.Redis) -> None:
     async def work(publisher: Publisher) -> None:
-        old, new = publisher.writer("r", attempt=1), publisher.writer("r", attempt=2, index=2)
+        old, new = publisher.writer("r", attempt=1), publisher.writer("r", attempt=2)
         await old.open({"worker": "old"})
         await write(old, ["a", "b"])
         await new.open({"worker": "new"})
+        new.skip(2)
         old.text("LOST", (9,))
         with pytest.raises(Superseded):
             await old.end(FINISHED)

@@ -10,30 +10,51 @@ from flask import Response
 import logs
 from engines.registry import ModelSpec
 from store.entries import Entry, Kind, Outcome, encode
-from store.outcomes import Failure
+from store.outcomes import Code, Failure
 from store.requests import RequestRecord, new_request_id
-from webapp import access, auth, errors, generation, sse
+from webapp import access, auth, errors, generation, idempotency, sse
+from webapp.connection import client_gone
+from webapp.generation import ClientGone
 from webapp.services import Services
 
 
 def relay(own: Services, spec: ModelSpec, path: str, body: dict[str, Any]) -> Response:
     """Send ``body`` to ``path`` of the worker's application and answer as it answers."""
-    _, queue = generation.require_worker(own, spec)
-    record = RequestRecord.openai(
-        id=new_request_id(),
-        model=spec.id,
-        owner=auth.principal().id,
-        deadline=time.time() + own.settings.request_timeout,
-        path=path,
-        body=encode({**body, "model": spec.id}),
-    )
+    principal = auth.principal()
+    own.limiter.count_request(principal.id)
+    plan = None
+    record = idempotency.find(own, principal.id, body)
+    if record is None:
+        plan = generation.admit(own, spec)
+        record = RequestRecord.openai(
+            id=new_request_id(),
+            model=spec.id,
+            owner=principal.id,
+            deadline=time.time() + own.settings.request_timeout,
+            path=path,
+            body=encode({**body, "model": spec.id}),
+        )
+        earlier = idempotency.remember(own, record, body)
+        if earlier is not None:
+            record, plan = earlier, None
     with ExitStack() as stack:
         stack.enter_context(logs.bind(**access.note(record)))
-        entries = generation.follow(own, record, stack.enter_context(generation.begin(own, record, queue)))
-        head = _head(entries, patient=not body.get("stream"))
-        if head is None or head["content_type"].startswith("text/event-stream"):
-            return sse.response(_events(stack.pop_all(), entries), head["status"] if head else 200)
-        return Response(_whole_body(entries), status=head["status"], content_type=head["content_type"])
+        stack.enter_context(own.limiter.hold_stream(record.owner, record.id))
+        if plan is None:
+            following = stack.enter_context(generation.attach(own, record))
+        else:
+            with idempotency.forget_on_error(own, record):
+                following = stack.enter_context(generation.begin(own, record, plan))
+        # An OpenAI stream has no ids to resume from: it may finish while the process stops.
+        following.finish_when_stopping = True
+        entries = following.entries(client_gone())
+        try:
+            head = _head(entries, patient=not body.get("stream"))
+            if head is None or head["content_type"].startswith("text/event-stream"):
+                return sse.response(_events(stack.pop_all(), entries), head["status"] if head else 200)
+            return Response(_whole_body(entries), status=head["status"], content_type=head["content_type"])
+        except ClientGone:
+            return Response(status=499)
 
 
 def _head(entries: Iterator[Entry | None], patient: bool) -> dict[str, Any] | None:
@@ -65,17 +86,27 @@ def _whole_body(entries: Iterator[Entry | None]) -> bytes:
 def _events(stack: ExitStack, entries: Iterator[Entry | None]) -> Iterator[bytes]:
     with stack:
         status = 200
-        for entry in entries:
-            if entry is None:
-                yield sse.KEEPALIVE
-            elif entry.kind == Kind.HEAD:
-                status = entry.json()["status"]
-            elif entry.kind == Kind.BODY:
-                # A refusal that comes after the stream was begun is JSON: one event.
-                yield entry.data if status == 200 else sse.event(entry.data)
-            elif entry.terminal and entry.json()["outcome"] != Outcome.FINISHED:
-                yield sse.event(encode(errors.openai_body(Failure.from_dict(entry.json()["error"]))))
+        try:
+            for entry in entries:
+                if entry is None:
+                    yield sse.KEEPALIVE
+                elif entry.kind == Kind.HEAD:
+                    status = entry.json()["status"]
+                elif entry.kind == Kind.BODY:
+                    # A refusal that comes after the stream was begun is JSON: one event.
+                    yield entry.data if status == 200 else sse.event(entry.data)
+                elif entry.terminal and entry.json()["outcome"] != Outcome.FINISHED:
+                    yield sse.event(encode(errors.openai_body(_failure(entry))))
+        except ClientGone:
+            return
 
 
 def _error(entry: Entry) -> errors.ApiError:
-    return errors.from_failure(Failure.from_dict(entry.json()["error"]))
+    return errors.from_failure(_failure(entry))
+
+
+def _failure(entry: Entry) -> Failure:
+    end = entry.json()
+    if end["outcome"] == Outcome.CANCELLED:
+        return Failure(Code.INSUFFICIENT_RESOURCES, "The request was cancelled")
+    return Failure.from_dict(end["error"])

@@ -1,10 +1,23 @@
-"""Entries of the token log as the native API's chunks."""
+"""Entries of the token log as the native API's chunks, for every transport."""
 
 from collections.abc import Iterator
+from dataclasses import dataclass
 from typing import Any
 
 from store.entries import Entry, Kind, Outcome, encode
-from webapp import sse
+from store.requests import RequestRecord
+
+
+@dataclass(frozen=True)
+class Piece:
+    """One event: its JSON (or ``[DONE]``), the id to resume from, and the event's name, if any."""
+
+    data: bytes
+    event_id: str = ""
+    name: str = ""
+
+
+DONE = Piece(b"[DONE]")
 
 
 class ChunkWriter:
@@ -15,29 +28,34 @@ class ChunkWriter:
         self._metadata = metadata
         self._next_offset = 0
 
-    def write(self, entry: Entry | None) -> Iterator[bytes]:
-        """Yield the events of one entry; None (silence) is a comment line."""
+    @classmethod
+    def of(cls, record: RequestRecord) -> "ChunkWriter":
+        with_metadata = record.payload.get("with_metadata")
+        return cls(record.id, {"traceId": record.id, **record.metadata} if with_metadata else None)
+
+    def write(self, entry: Entry | None) -> Iterator[Piece | None]:
+        """Yield the events of one entry; None (silence) as None."""
         if entry is None:
-            yield sse.KEEPALIVE
+            yield None
         elif entry.kind == Kind.TEXT:
             data = entry.json()
             self._next_offset = data["i"] + 1
-            yield self._event(entry, {"index": 0, "text": data["t"], "offset": data["i"]})
+            yield self._piece(entry, {"index": 0, "text": data["t"], "offset": data["i"]})
         elif entry.terminal:
             yield from self._end(entry, entry.json())
 
-    def _end(self, entry: Entry, end: dict[str, Any]) -> Iterator[bytes]:
-        if end["outcome"] != Outcome.FINISHED:
-            yield sse.event(encode({"id": self._id, "error": end["error"]}), str(entry.id), "error")
+    def _end(self, entry: Entry, end: dict[str, Any]) -> Iterator[Piece]:
+        if end["outcome"] == Outcome.ERROR:
+            yield Piece(encode({"id": self._id, "error": end["error"]}), str(entry.id), "error")
             return
         choice = {"index": 0, "text": "", "finish_reason": end["reason"], "offset": self._next_offset}
-        yield self._event(entry, choice, usage=end["usage"])
-        yield sse.event(b"[DONE]")
+        yield self._piece(entry, choice, usage=end["usage"])
+        yield DONE
 
-    def _event(self, entry: Entry, choice: dict[str, Any], usage: dict[str, int] | None = None) -> bytes:
+    def _piece(self, entry: Entry, choice: dict[str, Any], usage: dict[str, int] | None = None) -> Piece:
         chunk: dict[str, Any] = {"id": self._id, "object": "text_completion.chunk", "choices": [choice]}
         if self._metadata is not None:
             chunk["metadata"] = self._metadata
             if usage is not None:
                 chunk["usage"] = usage
-        return sse.event(encode(chunk), str(entry.id))
+        return Piece(encode(chunk), str(entry.id))

@@ -44,7 +44,9 @@ def _components(own: Services) -> dict[str, Any]:
     if latency is not None:
         try:
             fleet = own.presence.fleet(fresh=True)
-            coordinator = _coordinator(fleet, client.pending(own.redis, fleet), own.settings.max_queue_size)
+            coordinator = _coordinator(
+                fleet, client.pending(own.redis, client.all_queues(fleet)), own.settings.max_queue_size
+            )
         except RedisError:
             latency = None
     ready = coordinator is not None and coordinator["workers"]["healthy"] > 0

@@ -1,6 +1,5 @@
 """``/api/v1/inference``: one answer, or a stream of server-sent events."""
 
-import time
 from collections.abc import Iterator
 from contextlib import ExitStack
 from typing import Any
@@ -8,13 +7,15 @@ from typing import Any
 from flask import Blueprint, Response, jsonify
 
 import logs
-from engines.types import Sampling
-from store.entries import Entry, Kind, Outcome
-from store.outcomes import Detail, Failure
-from store.requests import RequestRecord, new_request_id
-from webapp import access, auth, errors, generation, sse
+from store.entries import Entry, Kind, Outcome, encode
+from store.outcomes import Failure
+from store.requests import RequestRecord
+from webapp import access, errors, sse
 from webapp.bodies import parse
+from webapp.connection import client_gone
+from webapp.generation import ClientGone, Following, ProcessStopping
 from webapp.services import Services, services
+from webapp.v1 import admission
 from webapp.v1.chunks import ChunkWriter
 from webapp.v1.schemas import InferenceSchema
 
@@ -25,16 +26,20 @@ bp = Blueprint("inference", __name__, url_prefix="/api/v1")
 def infer() -> Response:
     """Generate and answer with the whole text."""
     own = services()
-    record, queue = accept(own, parse(InferenceSchema()))
-    with logs.bind(**access.note(record)), generation.begin(own, record, queue) as follower:
+    admitted = admission.accept(own, parse(InferenceSchema()))
+    record = admitted.record
+    with logs.bind(**access.note(record)), admitted.follow(own) as following:
         texts: list[str] = []
-        for entry in generation.follow(own, record, follower):
-            if entry is None:
-                continue
-            if entry.kind == Kind.TEXT:
-                texts.append(entry.json()["t"])
-            elif entry.terminal:
-                return jsonify(_answer(record, "".join(texts), _require_finished(entry)))
+        try:
+            for entry in following.entries(client_gone()):
+                if entry is not None and entry.kind == Kind.TEXT:
+                    texts.append(entry.json()["t"])
+                elif entry is not None and entry.terminal:
+                    return jsonify(_answer(record, "".join(texts), require_finished(entry)))
+        except ClientGone:
+            return Response(status=499)
+        except ProcessStopping:
+            raise errors.stopping(record.id) from None
     raise AssertionError("a log always ends with a terminal entry")
 
 
@@ -50,35 +55,57 @@ def stream_with_metadata() -> Response:
     return _stream(with_metadata=True)
 
 
-def accept(own: Services, body: dict[str, Any]) -> tuple[RequestRecord, str]:
-    """Turn a checked body into a record and the queue it goes to. Raises ``ApiError``."""
-    spec = generation.resolve(own, body["modelId"], "modelId")
-    fleet, queue = generation.require_worker(own, spec)
-    parameters = body["generation"]
-    _check_room(parameters.get("maxNewTokens"), (fleet.engine_info(spec.id) or {}).get("max_model_len"))
-    sampling = Sampling(
-        max_new_tokens=parameters.get("maxNewTokens"),
-        temperature=parameters["temperature"],
-        top_p=parameters["topP"],
-        repetition_penalty=parameters["repetitionPenalty"],
-    )
-    record = RequestRecord(
-        id=new_request_id(),
-        kind=RequestRecord.GENERATE,
-        model=spec.id,
-        owner=auth.principal().id,
-        deadline=time.time() + own.settings.request_timeout,
-        payload={"prompt": body["prompt"], "adapter": body.get("adapter"), "sampling": vars(sampling)},
-        metadata=body["metadata"],
-    )
-    return record, queue
+def _stream(with_metadata: bool) -> Response:
+    own = services()
+    admitted = admission.accept(own, parse(InferenceSchema()), with_metadata)
+    with ExitStack() as stack:
+        stack.enter_context(logs.bind(**access.note(admitted.record)))
+        following = stack.enter_context(admitted.follow(own))
+        return respond(own, stack, admitted.record, following)
 
 
-def _check_room(wanted: int | None, context: int | None) -> None:
-    """Refuse here what no prompt could leave room for; the worker knows the prompt's length."""
-    if wanted is not None and context and wanted >= context:
-        description = f"{wanted} is too large: the model's context holds {context} tokens, the prompt included"
-        raise errors.invalid([Detail("out_of_range", "generation.maxNewTokens", description)])
+def respond(own: Services, stack: ExitStack, record: RequestRecord, following: Following) -> Response:
+    """Answer with the stream. ``stack`` holds what must be closed at its end.
+
+    The status is decided by what comes first: an error before any text is a plain error
+    response. When nothing comes for long, the stream is begun all the same.
+    """
+    entries = following.entries(client_gone())
+    first: list[Entry | None] = []
+    try:
+        for entry in entries:
+            if entry is None or entry.kind not in (Kind.OPEN, Kind.RELEASE):
+                first.append(entry)
+                break
+    except ClientGone:
+        return Response(status=499)
+    except ProcessStopping:
+        raise errors.stopping(record.id) from None
+    if first[0] is not None and first[0].terminal:
+        require_finished(first[0])
+    return sse.response(_events(stack.pop_all(), record, following, first, entries))
+
+
+def _events(
+    stack: ExitStack,
+    record: RequestRecord,
+    following: Following,
+    first: list[Entry | None],
+    rest: Iterator[Entry | None],
+) -> Iterator[bytes]:
+    chunks = ChunkWriter.of(record)
+    with stack:
+        try:
+            for source in (iter(first), rest):
+                for entry in source:
+                    for chunk in chunks.write(entry):
+                        yield sse.event(chunk.data, chunk.event_id, chunk.name) if chunk else sse.KEEPALIVE
+        except ClientGone:
+            return
+        except ProcessStopping:
+            # No ``[DONE]``: a client that knows the last id goes on elsewhere.
+            told = {"id": record.id, "lastEventId": str(following.position), "resumable": True}
+            yield sse.event(encode(told), name="interrupted")
 
 
 def _answer(record: RequestRecord, text: str, end: dict[str, Any]) -> dict[str, Any]:
@@ -92,39 +119,9 @@ def _answer(record: RequestRecord, text: str, end: dict[str, Any]) -> dict[str, 
     }
 
 
-def _require_finished(entry: Entry) -> dict[str, Any]:
-    """Return how a request finished, or raise what it failed with."""
+def require_finished(entry: Entry) -> dict[str, Any]:
+    """Return how a request finished (a cancelled one too), or raise what it failed with."""
     end = entry.json()
-    if end["outcome"] != Outcome.FINISHED:
+    if end["outcome"] == Outcome.ERROR:
         raise errors.from_failure(Failure.from_dict(end["error"]))
     return end
-
-
-def _stream(with_metadata: bool) -> Response:
-    own = services()
-    body = parse(InferenceSchema())
-    record, queue = accept(own, body)
-    metadata = {"traceId": record.id, **record.metadata} if with_metadata else None
-    with ExitStack() as stack:
-        stack.enter_context(logs.bind(**access.note(record)))
-        follower = stack.enter_context(generation.begin(own, record, queue))
-        entries = generation.follow(own, record, follower)
-        # The answer's status is decided by what comes first: an error before any text
-        # is a plain error response.
-        waiting: list[Entry | None] = []
-        for entry in entries:
-            if entry is None or entry.kind != Kind.OPEN:
-                waiting.append(entry)
-                break
-        if waiting[0] is not None and waiting[0].terminal:
-            _require_finished(waiting[0])
-        return sse.response(_events(stack.pop_all(), ChunkWriter(record.id, metadata), waiting, entries))
-
-
-def _events(
-    stack: ExitStack, chunks: ChunkWriter, waiting: list[Entry | None], entries: Iterator[Entry | None]
-) -> Iterator[bytes]:
-    with stack:
-        for source in (iter(waiting), entries):
-            for entry in source:
-                yield from chunks.write(entry)

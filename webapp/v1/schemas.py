@@ -47,3 +47,5 @@ class InferenceSchema(StrictSchema):
     adapter = fields.String(validate=validate.Length(min=1, max=256))
     generation = fields.Nested(GenerationSchema, load_default=lambda: GenerationSchema().load({}))
     metadata = fields.Nested(MetadataSchema, load_default=dict)
+    priority = fields.Integer(strict=True, load_default=0, validate=validate.Range(min=0, max=9))
+    workerHint = fields.String(load_default="", validate=validate.Length(max=128))

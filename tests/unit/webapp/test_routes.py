@@ -11,7 +11,8 @@ from settings import ROOT, Settings
 from store import db
 from webapp import create_app
 
-PUBLIC = {"/health"}
+#: The WebSocket authenticates in its view (``tests/integration/test_socket.py``).
+PUBLIC = {"/health", "/api/v1/inference/ws"}
 
 
 @pytest.fixture

@@ -1,0 +1,54 @@
+"""What the front door tells the workers while a request runs: to stop it.
+
+Pub/sub, because it is only a short cut: a worker that misses a message is refused by the
+token log at its next write.
+"""
+
+import asyncio
+import json
+import logging
+from collections.abc import Callable
+
+import redis
+from redis.exceptions import RedisError
+
+from store import names
+from store.redis import connect_async
+
+log = logging.getLogger(__name__)
+
+#: Pause before the subscription is made anew after Redis went away. Seconds.
+_RECONNECT_SECONDS = 0.2
+
+
+class Command:
+    """What can be told."""
+
+    #: End it: the client wants no more.
+    CANCEL = "cancel"
+    #: Let go of it: the client left, and may come back.
+    RELEASE = "release"
+
+
+def send(client: redis.Redis, command: str, request_id: str) -> None:
+    """Tell all workers; the one that runs the request acts."""
+    client.publish(names.CONTROL_CHANNEL, json.dumps({"command": command, "id": request_id}))
+
+
+async def listen(url: str, act: Callable[[str, str], None]) -> None:
+    """Call ``act(command, request id)`` for everything told, until cancelled."""
+    while True:
+        client = connect_async(url, timeout=None)
+        try:
+            async with client.pubsub() as pubsub:
+                await pubsub.subscribe(names.CONTROL_CHANNEL)
+                while True:
+                    message = await pubsub.get_message(timeout=None)
+                    if message is not None and message["type"] == "message":
+                        told = json.loads(message["data"])
+                        act(told["command"], told["id"])
+        except (RedisError, OSError) as error:
+            log.warning("The control subscription was lost, making it anew: %s", error)
+        finally:
+            await client.aclose()
+        await asyncio.sleep(_RECONNECT_SECONDS)
