@@ -100,12 +100,13 @@ class Following:
                 self._ended = entry.terminal
                 spoke = time.monotonic()
                 yield entry
-                continue
-            if gone():
+            elif gone():
                 raise ClientGone
-            if self._services.lifecycle.stopping and not self.finish_when_stopping:
+            if self._services.lifecycle.stopping and not self._ended and not self.finish_when_stopping:
                 self.detached = True
                 raise ProcessStopping
+            if entry is not None:
+                continue
             if time.time() > self._record.deadline + _DEADLINE_GRACE_SECONDS:
                 self._ended = True
                 yield self._end_late()

@@ -85,6 +85,7 @@ def last_event_id(text: str) -> EntryId:
 def _state(record: RequestRecord, found: Delivered) -> dict[str, Any]:
     last = found.last
     end = last.json() if last is not None and last.terminal else {}
+    usage = last.json().get("usage") if last is not None and last.kind in (Kind.END, Kind.RELEASE) else None
     body: dict[str, Any] = {
         "id": record.id,
         "modelId": record.model,
@@ -92,7 +93,7 @@ def _state(record: RequestRecord, found: Delivered) -> dict[str, Any]:
         "created": int(record.created),
         "state": _word(found, end),
         "choices": [{"index": 0, "text": found.text, "finish_reason": end.get("reason")}],
-        "usage": end.get("usage"),
+        "usage": usage,
         "lastEventId": str(last.id) if last is not None else None,
     }
     if "error" in end:
