@@ -11,6 +11,8 @@ import time
 from pathlib import Path
 
 import redis
+from redis.backoff import NoBackoff
+from redis.retry import Retry
 
 #: The longest path of a unix socket that every system takes.
 _MAX_SOCKET_PATH = 100
@@ -98,7 +100,8 @@ class RedisServer:
         ]
 
     def _answers(self) -> bool:
-        with redis.Redis(unix_socket_path=str(self._socket), socket_timeout=1) as client:
+        once = Retry(NoBackoff(), 0)
+        with redis.Redis(unix_socket_path=str(self._socket), socket_timeout=1, retry=once) as client:
             try:
                 return bool(client.ping())
             except (redis.RedisError, OSError):
@@ -117,5 +120,8 @@ def _socket_path(folder: Path) -> Path:
 
 
 def _die_with_parent() -> None:
-    """Linux: a launcher that is killed takes its Redis along."""
+    """Linux: a launcher that is killed takes its Redis along.
+
+    The signal comes when the *thread* ends that started the server: start it from a thread that lives on.
+    """
     ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGTERM)

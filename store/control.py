@@ -37,18 +37,22 @@ def send(client: redis.Redis, command: str, request_id: str) -> None:
 
 async def listen(url: str, act: Callable[[str, str], None]) -> None:
     """Call ``act(command, request id)`` for everything told, until cancelled."""
+    lost = False
     while True:
         client = connect_async(url, timeout=None)
         try:
             async with client.pubsub() as pubsub:
                 await pubsub.subscribe(names.CONTROL_CHANNEL)
+                lost = False
                 while True:
                     message = await pubsub.get_message(timeout=None)
                     if message is not None and message["type"] == "message":
                         told = json.loads(message["data"])
                         act(told["command"], told["id"])
         except (RedisError, OSError) as error:
-            log.warning("The control subscription was lost, making it anew: %s", error)
+            if not lost:
+                log.warning("The control subscription was lost, making it anew: %s", error)
+            lost = True
         finally:
             await client.aclose()
         await asyncio.sleep(_RECONNECT_SECONDS)

@@ -136,7 +136,8 @@ class Hub:
             try:
                 await self._listen_once(client)
             except (RedisError, OSError) as error:
-                log.warning("The subscription was lost, making it anew: %s", error)
+                if self._pubsub is not None:
+                    log.warning("The subscription was lost, making it anew: %s", error)
             finally:
                 self._pubsub = None
                 for confirmed in self._confirmed.values():

@@ -28,7 +28,7 @@ class Heartbeat:
         self._announcer = Announcer(connect(host.settings.redis_url))
         self._state = State.LOADING
         self._drain_ends: float | None = None
-        self._changed = threading.Event()
+        self._changed = host.wake
         self._stopped = False
         self._lost_redis = False
         self._thread = threading.Thread(target=self._run, name="heartbeat", daemon=True)

@@ -35,6 +35,8 @@ class EngineHost:
         self.redis = connect(settings.redis_url)
         self.requests = RequestStore(self.redis, settings.stream_ttl)
         self.runs = Runs()
+        #: Wakes the heartbeat: a change of state, or a request that met a dead engine.
+        self.wake = threading.Event()
         self.engines: dict[str, Engine] = {}
         self._loop = asyncio.new_event_loop()
         self._thread = threading.Thread(target=self._run, name="engine-loop", daemon=True)

@@ -64,6 +64,8 @@ async def serve(host: EngineHost, record: RequestRecord, attempt: int) -> Report
         task.uncancel()
         report.outcome = await _close(host, run, run.stopped)
     except Exception as error:
+        if isinstance(error, EngineDead):
+            host.wake.set()
         report.outcome = await _close(host, run, error)
     finally:
         host.runs.remove(run)
@@ -82,6 +84,8 @@ async def _answer(host: EngineHost, run: Run, before: Delivered, report: Report)
     engine = host.engines.get(run.record.model)
     if engine is None:
         raise _NotServed(run.record.model)
+    if engine.dead:
+        raise _EngineGone
     if run.record.kind == RequestRecord.OPENAI:
         await _relay_http(engine, run, before, report)
     else:
@@ -144,6 +148,10 @@ class _NotServed(Exception):
     """The request reached a worker that does not hold its model."""
 
 
+class _EngineGone(Exception):
+    """The engine was dead before the attempt began: the worker is about to leave, and is no victim of it."""
+
+
 class _CannotContinue(Exception):
     """Part of an answer was delivered that no other worker can continue exactly."""
 
@@ -169,7 +177,7 @@ async def _close(host: EngineHost, run: Run, why: Exception | Stop) -> str:
 
 def _release_reason(run: Run, why: Exception | Stop) -> str | None:
     """Return why the request is let go of; None when this is its end."""
-    if why is Stop.DRAIN:
+    if why is Stop.DRAIN or isinstance(why, _EngineGone):
         return Reason.DRAIN
     if isinstance(why, EngineDead):
         log.error("The engine failed: %s", why)

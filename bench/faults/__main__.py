@@ -1,0 +1,133 @@
+"""``python -m bench.faults [--rounds N] [--streams N] [--row WORD]``: runs the matrix, prints a table."""
+
+import argparse
+import os
+import platform
+import random
+import sys
+import tempfile
+import threading
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from bench.faults.client import Client, Outcome
+from bench.faults.rows import ROWS, Fleet, Row
+from settings import ROOT
+from tests.stack import Stack
+from tests.waiting import until
+
+MODELS = {
+    "demo": {
+        "model_path": str(ROOT / "models" / "demo"),
+        "max_model_len": 8192,
+        "kv_cache_memory_bytes": 2**28,
+        "enforce_eager": True,
+    }
+}
+#: Long answers, so that a fault strikes in the middle.
+MAX_NEW_TOKENS = 600
+
+
+@dataclass
+class Tally:
+    """One row of the table."""
+
+    outcomes: list[tuple[Outcome, str]] = field(default_factory=list)
+
+    def add(self, outcome: Outcome, expected: str) -> None:
+        self.outcomes.append((outcome, expected))
+
+    @property
+    def whole(self) -> bool:
+        return all(outcome.done and outcome.text == expected for outcome, expected in self.outcomes)
+
+    def cells(self) -> list[str]:
+        own = [outcome for outcome, _ in self.outcomes]
+        exact = sum(outcome.done and outcome.text == expected for outcome, expected in self.outcomes)
+        return [
+            str(len(own)),
+            str(sum(outcome.done for outcome in own)),
+            str(exact),
+            str(sum(outcome.doubled for outcome in own)),
+            str(sum(outcome.lost for outcome in own)),
+            str(sum(outcome.resumed for outcome in own)),
+            f"{max(outcome.longest_pause for outcome in own):.1f} s",
+        ]
+
+
+def bodies(streams: int) -> list[dict[str, Any]]:
+    """A different greedy text for each stream: the penalty steers it."""
+    prompts = ("Tell me the story of the library", "讲一个图书馆的故事")
+    return [
+        {
+            "modelId": "demo",
+            "prompt": prompts[number % 2],
+            "generation": {
+                "temperature": 0,
+                "maxNewTokens": MAX_NEW_TOKENS,
+                "repetitionPenalty": round(1.0 + 0.01 * number, 2),
+            },
+        }
+        for number in range(streams)
+    ]
+
+
+def run_round(fleet: Fleet, row: Row, streams: int, rng: random.Random) -> list[Outcome]:
+    """Run the streams, strike at a random moment, wait for all ends, mend."""
+    clients = [Client(fleet.stack, body) for body in bodies(streams)]
+    threads = [threading.Thread(target=client.run) for client in clients]
+    for thread in threads:
+        thread.start()
+    until(lambda: sum(bool(client.outcome.offsets) for client in clients) >= streams * 3 // 4, 60, "streams run")
+    threading.Event().wait(rng.uniform(0.0, 0.5))
+    row.strike(fleet)
+    for thread in threads:
+        thread.join()
+    row.mend(fleet)
+    return [client.outcome for client in clients]
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(prog="python -m bench.faults", description=__doc__)
+    parser.add_argument("--rounds", type=int, default=7)
+    parser.add_argument("--streams", type=int, default=32)
+    parser.add_argument("--row", action="append", default=[], help="only rows whose name holds this word")
+    arguments = parser.parse_args()
+    rows = [row for row in ROWS if not arguments.row or any(word in row.name for word in arguments.row)]
+
+    with tempfile.TemporaryDirectory(prefix="cy-llm-faults-") as folder:
+        stack = Stack(Path(folder), MODELS, env={"CY_LLM_WEB_THREADS": "128"})
+        try:
+            stack.start_web()
+            fleet = Fleet(stack, ["--models", "demo"])
+            fleet.fill()
+            # What each client should get: the undisturbed run, twice, to see that it is stable.
+            expected = [outcome.text for outcome in run_round(fleet, ROWS[0], arguments.streams, random.Random(0))]
+            return print_matrix(fleet, rows, arguments.rounds, expected)
+        finally:
+            stack.close()
+
+
+def print_matrix(fleet: Fleet, rows: list[Row], rounds: int, expected: list[str]) -> int:
+    machine = f"{platform.machine()}, {os.cpu_count()} cores, Python {platform.python_version()}"
+    print(f"{machine}; {rounds} rounds of {len(expected)} streams, real vLLM, two workers\n")
+    print("| fault | streams | completed | text exact | doubled | lost | resumed | longest pause |")
+    print("|---|---|---|---|---|---|---|---|")
+    rng = random.Random(1)
+    whole = True
+    for row in rows:
+        tally = Tally()
+        for _ in range(rounds):
+            for outcome, text in zip(run_round(fleet, row, len(expected), rng), expected, strict=True):
+                tally.add(outcome, text)
+        print("| " + " | ".join([row.name, *tally.cells()]) + " |", flush=True)
+        for outcome, text in tally.outcomes:
+            if not outcome.done or outcome.text != text:
+                print(f"<!-- {outcome.error or 'text differs'} -->", flush=True)
+        whole = whole and tally.whole
+    return 0 if whole else 1
+
+
+if __name__ == "__main__":
+    sys.exit(main())
