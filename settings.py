@@ -25,6 +25,8 @@ class Settings:
     redis_url: str = "redis://127.0.0.1:6379/0"
     #: SQLAlchemy address.
     database_url: str = f"sqlite:///{ROOT / 'var' / 'cy-llm.db'}"
+    #: Folder of what this machine keeps: the private Redis, SQLite, logs, the key that was made.
+    var: Path = ROOT / "var"
     #: The model file; see ``engines.registry``.
     config_path: Path = ROOT / "config.json"
     #: Folder that the ``adapter`` of a request is looked up in.
@@ -68,6 +70,7 @@ class Settings:
         own = cls()
         with env.prefixed("CY_LLM_"):
             values: dict[str, Any] = {
+                "var": _path(env, "VAR", own.var),
                 "config_path": _path(env, "CONFIG", own.config_path),
                 "adapters_root": _path(env, "ADAPTERS_ROOT", own.adapters_root),
                 "api_key": env.str("API_KEY", own.api_key),
@@ -89,7 +92,7 @@ class Settings:
             }
         return cls(
             redis_url=env.str("REDIS_URL", own.redis_url),
-            database_url=env.str("DATABASE_URL", own.database_url),
+            database_url=env.str("DATABASE_URL", f"sqlite:///{values['var'] / 'cy-llm.db'}"),
             gateway_api_token=env.str("GATEWAY_API_TOKEN", own.gateway_api_token),
             **values,
         )

@@ -1,5 +1,6 @@
 """The Procfile's processes under honcho, their output in files."""
 
+import signal
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import IO
@@ -60,9 +61,10 @@ class ProcessManager(Manager):
         # Only now: honcho forks, and a fork beside a running thread is not safe.
         self._on_started()
 
-    def first_stopped(self) -> str | None:
-        """Return the name of a process that has ended, or None."""
-        for name, process in self._processes.items():
-            if "returncode" in process:
+    def culprit(self) -> str | None:
+        """Return the process that ended by itself, so that all the others were told to; or None."""
+        ended = {name: process["returncode"] for name, process in self._processes.items() if "returncode" in process}
+        for name, status in ended.items():
+            if status not in (0, -signal.SIGTERM, 128 + signal.SIGTERM):
                 return str(name)
-        return None
+        return next(iter(ended), None)

@@ -13,7 +13,7 @@ from redis.exceptions import RedisError
 
 from engines.errors import ConfigError
 from engines.registry import load_registry
-from launcher.processes import ROOT, LogFiles, ProcessManager
+from launcher.processes import LogFiles, ProcessManager
 from launcher.redis_server import RedisServer, RedisServerError
 from settings import Settings
 from store import db
@@ -21,7 +21,6 @@ from store.keys import new_token
 from store.presence import Presence
 from store.redis import connect
 
-VAR = ROOT / "var"
 _PROCESSES = ["web", "gpu-infer"]
 #: Longer than a large model takes to load from a slow disk.
 _READY_TIMEOUT_SECONDS = 1800.0
@@ -45,12 +44,12 @@ def main() -> int:
         registry = load_registry(settings.config_path, settings.engine)
         _require_ports(settings)
         if "REDIS_URL" not in environment:
-            server = RedisServer(VAR / "redis")
+            server = RedisServer(settings.var / "redis")
             _say("starting Redis")
             server.start()
             environment["REDIS_URL"] = server.url
         if not settings.api_key:
-            environment["CY_LLM_API_KEY"] = _own_key(VAR / "api_key")
+            environment["CY_LLM_API_KEY"] = _own_key(settings.var / "api_key")
         _say("preparing the database")
         db.migrate(settings.database_url)
         settings = replace(settings, redis_url=environment["REDIS_URL"], api_key=environment["CY_LLM_API_KEY"])
@@ -69,7 +68,7 @@ class _Session:
     def __init__(self, settings: Settings, environment: dict[str, str], model: str) -> None:
         self._settings = settings
         self._model = model
-        self._logs = LogFiles(VAR / "log")
+        self._logs = LogFiles(settings.var / "log")
         drain = float(environment["CY_LLM_DRAIN_SECONDS"])
         self._manager = ProcessManager(self._logs, drain + _STOP_GRACE_SECONDS, self._started)
         self._manager.add(_PROCESSES, environment)
@@ -80,7 +79,7 @@ class _Session:
         self._over.set()
         stopped_by_user = self._manager.returncode in (130, 143)
         if not stopped_by_user:
-            name = self._manager.first_stopped() or "a process"
+            name = self._manager.culprit() or "a process"
             print(f"\nbin/serve: {name} ended by itself. Its last lines:\n{self._logs.tail(name)}", file=sys.stderr)
         _say("stopped")
         return 0 if stopped_by_user else 1
@@ -119,7 +118,7 @@ def _banner(settings: Settings, model: str) -> str:
   API      http://localhost:{settings.port}/api/v1
   OpenAI   http://localhost:{settings.openai_port}/v1
   Key      {settings.api_key}
-  Logs     {VAR / "log"}
+  Logs     {settings.var / "log"}
 
 Try it:
 

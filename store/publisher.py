@@ -192,7 +192,14 @@ class Publisher:
             await self._wake.wait()
             self._wake.clear()
             writers, self._dirty = self._dirty, {}
-            await self._deliver([writer for writer in writers if not writer.refused])
+            own = [writer for writer in writers if not writer.refused]
+            try:
+                await self._deliver(own)
+            except Exception:
+                # One batch must not take all later ones along: its requests end, and are sent again.
+                log.exception("The token logs could not be written")
+                for writer in own:
+                    writer.refuse()
 
     async def run_script(self, script: str, keys: int, *arguments: Any) -> int:
         """Run one script by its hash, loading it first where Redis does not know it."""

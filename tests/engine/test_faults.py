@@ -1,0 +1,48 @@
+"""The short form of ``bench/faults``: four faults under streams of real vLLM, text exact."""
+
+import random
+from collections.abc import Iterator
+
+import pytest
+
+from bench.faults.client import Outcome
+from bench.faults.rounds import MODELS, run_round
+from bench.faults.rows import EngineKilled, Fleet, RedisRestarted, Row, Undisturbed, WebKilled, WorkerFrozen
+from tests.stack import Stack
+
+STREAMS = 12
+
+
+@pytest.fixture(scope="module")
+def fleet(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Fleet]:
+    stack = Stack(tmp_path_factory.mktemp("faults"), MODELS, env={"CY_LLM_WEB_THREADS": "64"})
+    try:
+        stack.start_web()
+        own = Fleet(stack, ["--models", "demo"])
+        own.fill()
+        yield own
+    finally:
+        stack.close()
+
+
+@pytest.fixture(scope="module")
+def expected(fleet: Fleet) -> list[str]:
+    texts = [outcome.text for outcome in play(fleet, Undisturbed())]
+    assert len(set(texts)) > STREAMS // 2
+    return texts
+
+
+def play(fleet: Fleet, row: Row, mend: bool = True) -> list[Outcome]:
+    return run_round(fleet, row, STREAMS, random.Random(7), mend)
+
+
+@pytest.mark.timeout(300)
+@pytest.mark.parametrize(
+    "row", [WorkerFrozen(), RedisRestarted(), WebKilled(), EngineKilled()], ids=lambda row: row.name
+)
+def test_no_text_is_lost_or_doubled(fleet: Fleet, expected: list[str], row: Row) -> None:
+    # The last row leaves one worker, which is enough for the end of the module.
+    outcomes = play(fleet, row, mend=not isinstance(row, EngineKilled))
+    assert [outcome.error for outcome in outcomes] == [""] * STREAMS
+    assert [outcome.text for outcome in outcomes] == expected
+    assert not any(outcome.doubled or outcome.lost for outcome in outcomes)
