@@ -20,7 +20,7 @@ from vllm.sampling_params import RequestOutputKind, SamplingParams
 from vllm.v1.engine.exceptions import EngineDeadError, EngineGenerateError
 
 from engines.base import Engine
-from engines.errors import EngineDead, EngineStartError, InvalidRequest, OutOfMemory
+from engines.errors import EngineDead, EngineError, EngineStartError, InvalidRequest, OutOfMemory
 from engines.registry import ModelSpec
 from engines.tuning import is_memory_failure, start_with_tuning
 from engines.types import DEFAULT_MAX_NEW_TOKENS, Chunk, EngineInfo, GenerateRequest, HttpCall, HttpStart, Usage
@@ -66,6 +66,7 @@ class VllmEngine(Engine):
         self._surface = await OpenAISurface.create(self._client, self.spec)
 
     async def _try(self, spec: ModelSpec) -> EngineClient:
+        self._journal.clear()
         arguments = engine_arguments(spec, str(self._journal.config_file))
         try:
             return self._make_client(arguments, self._load)
@@ -81,7 +82,7 @@ class VllmEngine(Engine):
 
     async def generate(self, request: GenerateRequest) -> AsyncGenerator[Chunk, None]:
         client = self._require_client()
-        adapter = self._adapters.resolve(request.adapter)
+        adapter = await self._adapters.loaded(client, request.adapter)
         prompt_ids = await self._tokenize(request.prompt)
         limit = self._limit(request, len(prompt_ids))
         before = len(request.delivered)
@@ -107,7 +108,9 @@ class VllmEngine(Engine):
         except EngineDeadError as error:
             raise EngineDead(f"the engine of model {self.spec.id!r} stopped working") from error
         except EngineGenerateError as error:
-            raise EngineDead(f"the engine of model {self.spec.id!r} failed: {error.__cause__ or error}") from error
+            if client.errored:
+                raise EngineDead(f"the engine of model {self.spec.id!r} stopped working") from error
+            raise EngineError(f"the engine of model {self.spec.id!r} failed: {error.__cause__ or error}") from error
 
     async def openai(self, call: HttpCall) -> AsyncGenerator[HttpStart | bytes, None]:
         client = self._require_client()

@@ -6,6 +6,7 @@ learns "see root cause above". So its error lines also go to a file that the par
 
 import json
 import logging
+import os
 import tempfile
 from pathlib import Path
 
@@ -23,6 +24,11 @@ class EngineLog:
         self._errors = Path(self._folder.name) / "errors.log"
         self.config_file = Path(self._folder.name) / "logging.json"
         self.config_file.write_text(json.dumps(_config(self._errors)))
+
+    def clear(self) -> None:
+        """Forget the errors of an earlier try."""
+        if self._errors.exists():
+            os.truncate(self._errors, 0)
 
     def last_words(self) -> str:
         """Return the end of what was logged as an error, exceptions included, or ''."""

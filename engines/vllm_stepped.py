@@ -143,7 +143,8 @@ class SteppedClient(EngineClient):
                 finished = output.finished
                 yield output
         finally:
-            del self._outputs[request_id]
+            if self._outputs.get(request_id) is outputs:
+                del self._outputs[request_id]
             if internal_id is not None and not finished and not self.errored:
                 self._calls.put(lambda: self._engine.abort_request([internal_id], internal=True))
 

@@ -47,8 +47,7 @@ async def listen(url: str, act: Callable[[str, str], None]) -> None:
                 while True:
                     message = await pubsub.get_message(timeout=None)
                     if message is not None and message["type"] == "message":
-                        told = json.loads(message["data"])
-                        act(told["command"], told["id"])
+                        _act_on(message["data"], act)
         except (RedisError, OSError) as error:
             if not lost:
                 log.warning("The control subscription was lost, making it anew: %s", error)
@@ -56,3 +55,13 @@ async def listen(url: str, act: Callable[[str, str], None]) -> None:
         finally:
             await client.aclose()
         await asyncio.sleep(_RECONNECT_SECONDS)
+
+
+def _act_on(data: bytes, act: Callable[[str, str], None]) -> None:
+    try:
+        told = json.loads(data)
+        command, request_id = told["command"], told["id"]
+    except (ValueError, TypeError, KeyError):
+        log.warning("Not a command: %r", data[:100])
+        return
+    act(command, request_id)

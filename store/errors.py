@@ -9,5 +9,5 @@ class Superseded(StoreError):
     """A newer attempt owns the token log, or it has ended: nothing more may be written."""
 
 
-class LogLost(StoreError):
-    """The token log no longer holds what a reader asks for."""
+class LogBroken(StoreError):
+    """The token log could not be written, by a fault of this software."""

@@ -89,9 +89,10 @@ class Hub:
         future = asyncio.run_coroutine_threadsafe(self._attach(channel, mailbox), self._loop)
         try:
             future.result(SUBSCRIBE_TIMEOUT_SECONDS)
-        except TimeoutError:
+        except (RedisError, OSError) as error:
+            # A time-out is an OSError too.
             self.detach(channel, mailbox)
-            raise redis.TimeoutError("no subscription within the time allowed") from None
+            raise redis.TimeoutError("no subscription within the time allowed") from error
 
     def detach(self, channel: bytes, mailbox: Mailbox) -> None:
         asyncio.run_coroutine_threadsafe(self._detach(channel, mailbox), self._loop)
@@ -158,7 +159,7 @@ class Hub:
                 if message is None:
                     continue
                 if message["type"] == "message":
-                    self._hand_over(message["channel"], Entry.parse_frame(message["data"]))
+                    self._hand_over(message["channel"], message["data"])
                 elif message["type"] == "subscribe":
                     self._subscribed(message["channel"])
 
@@ -168,7 +169,12 @@ class Hub:
         for mailbox in self._followers.get(channel, ()):
             mailbox.put(None)
 
-    def _hand_over(self, channel: bytes, item: tuple[EntryId, Entry]) -> None:
+    def _hand_over(self, channel: bytes, frame: bytes) -> None:
+        try:
+            item = Entry.parse_frame(frame)
+        except ValueError:
+            log.warning("Not an entry of a token log", extra={"channel": channel.decode(errors="replace")})
+            return
         for mailbox in self._followers.get(channel, ()):
             mailbox.put(item)
 

@@ -6,30 +6,22 @@ the cost of a token falls under load, and a lone request pays no wait at all.
 
 import asyncio
 import logging
-from typing import Any
+from collections.abc import Awaitable, Callable
+from typing import Any, TypeVar
 
 import redis.asyncio
-from redis.exceptions import (
-    BusyLoadingError,
-    ConnectionError,
-    NoScriptError,
-    OutOfMemoryError,
-    ReadOnlyError,
-    RedisError,
-    TimeoutError,
-)
+from redis.exceptions import NoScriptError, RedisError
 
 from store import names
 from store.entries import LAST_SEQUENCE, Entry, EntryId, Kind, encode
-from store.errors import Superseded
-from store.streams import APPEND, FIRST_SEQUENCE, OPEN, entries_from_rows, require_written
+from store.errors import LogBroken, Superseded
+from store.streams import APPEND, END, FIRST_SEQUENCE, OPEN, Delivered, entries_from_rows, require_written
 
 log = logging.getLogger(__name__)
+T = TypeVar("T")
 
 #: Pause between tries while Redis is away: doubles from the first to the second. Seconds.
 _RETRY_SECONDS = (0.05, 1.0)
-#: Answers of a Redis that will take the same command later.
-_PASSING = (ConnectionError, TimeoutError, BusyLoadingError, ReadOnlyError, OutOfMemoryError)
 
 
 class LogWriter:
@@ -39,13 +31,18 @@ class LogWriter:
     from its file may have lost the last second, and gets it again.
     """
 
-    def __init__(self, publisher: "Publisher", request_id: str, attempt: int) -> None:
+    def __init__(self, publisher: "Publisher", request_id: str, attempt: int, lifetime: int) -> None:
         self._publisher = publisher
+        #: How long the log lives while it has not ended. Seconds.
+        self._lifetime = lifetime
         self.request_id = request_id
         self.attempt = attempt
         #: Who heard the last batch; 0 means that nobody follows.
         self.followers = 1
         self.refused = False
+        #: Set when the entries could not be written for a reason that is a fault of ours.
+        self.failed = False
+        self.abandoned = False
         self._keys = (names.log(request_id), names.log_channel(request_id), names.request(request_id))
         self._index = 0
         self._entries: list[Entry] = []
@@ -63,8 +60,9 @@ class LogWriter:
     async def open(self, data: dict[str, Any]) -> None:
         """Take the log over for this attempt. Raises ``Superseded`` when that is refused."""
         payload = encode(data)
-        keys_and_args = (*self._keys, self._publisher.ttl, self.attempt, payload)
-        self.followers = require_written(await self._publisher.run_script(OPEN, 3, *keys_and_args), self.request_id)
+        arguments = (*self._keys, self._lifetime, self.attempt, payload)
+        result = await self._publisher.insist(lambda: self._publisher.run_script(OPEN, 3, *arguments))
+        self.followers = require_written(result, self.request_id)
         self._entries.append(Entry(EntryId(self.attempt, FIRST_SEQUENCE), Kind.OPEN, payload))
         self._confirmed = 1
 
@@ -98,6 +96,9 @@ class LogWriter:
 
     async def _finish(self, kind: str, data: dict[str, Any]) -> None:
         self._check()
+        if not self._entries:
+            await self._finish_unopened(kind, data)
+            return
         self._seal()
         self._entries.append(Entry(EntryId(self.attempt, LAST_SEQUENCE), kind, encode(data)))
         self._settled.clear()
@@ -105,7 +106,19 @@ class LogWriter:
         await self._settled.wait()
         self._check()
 
+    async def _finish_unopened(self, kind: str, data: dict[str, Any]) -> None:
+        """The attempt never opened: there is nothing to let go of, but it can be ended."""
+        if kind == Kind.END:
+            arguments = (*self._keys, self._publisher.ttl, encode(data))
+            await self._publisher.insist(lambda: self._publisher.run_script(END, 3, *arguments))
+
+    def leave(self) -> None:
+        """The request is served no more: what Redis has not taken yet need not be sent."""
+        self.abandoned = True
+
     def _check(self) -> None:
+        if self.failed:
+            raise LogBroken(f"the token log of {self.request_id} could not be written")
         if self.refused:
             raise Superseded(f"the token log of {self.request_id} was taken over")
 
@@ -131,7 +144,8 @@ class LogWriter:
         waiting = self._entries[self._confirmed :]
         if not waiting:
             return None
-        arguments: list[Any] = [self._publisher.ttl, str(self._entries[self._confirmed - 1].id)]
+        ttl = self._publisher.ttl if waiting[-1].terminal else self._lifetime
+        arguments: list[Any] = [ttl, str(self._entries[self._confirmed - 1].id)]
         for entry in waiting:
             arguments += [str(entry.id), entry.kind, entry.data]
         return [*self._keys, *arguments]
@@ -146,6 +160,10 @@ class LogWriter:
         self.refused = True
         self._settled.set()
 
+    def fail(self) -> None:
+        self.failed = True
+        self._settled.set()
+
     def suspect(self) -> None:
         """Redis may have taken the last batch or not, or may have lost what it had."""
         self._suspect = True
@@ -158,11 +176,15 @@ class LogWriter:
         last = entries_from_rows(rows)[0].id if rows else EntryId(0, 0)
         if last.attempt > self.attempt:
             self.refuse()
+            return
         held = sum(1 for entry in self._entries if entry.id <= last)
         if held == 0:
             # The log is gone, opening entry and all: take it over once more.
             first = self._entries[0]
-            await self._publisher.run_script(OPEN, 3, *self._keys, self._publisher.ttl, self.attempt, first.data)
+            opened = await self._publisher.run_script(OPEN, 3, *self._keys, self._lifetime, self.attempt, first.data)
+            if opened == -1:
+                self.refuse()
+                return
             held = 1
         self.written(held, self.followers)
         self._suspect = False
@@ -178,9 +200,13 @@ class Publisher:
         self._wake = asyncio.Event()
         self._hashes: dict[str, str] = {}
 
-    def writer(self, request_id: str, attempt: int = 1) -> LogWriter:
-        """Return the writer of an attempt."""
-        return LogWriter(self, request_id, attempt)
+    def writer(self, request_id: str, attempt: int = 1, lifetime: int = 0) -> LogWriter:
+        """Return the writer of an attempt. ``lifetime`` is how long the request may still run, in seconds.
+
+        The log of a request that has not ended must outlive its record: a missing log means
+        that no worker has begun.
+        """
+        return LogWriter(self, request_id, attempt, lifetime + self.ttl)
 
     def wake(self, writer: LogWriter) -> None:
         self._dirty[writer] = None
@@ -196,10 +222,31 @@ class Publisher:
             try:
                 await self._deliver(own)
             except Exception:
-                # One batch must not take all later ones along: its requests end, and are sent again.
+                # One batch must not take all later ones along: only its own requests fail.
                 log.exception("The token logs could not be written")
                 for writer in own:
-                    writer.refuse()
+                    writer.fail()
+
+    async def insist(self, call: Callable[[], Awaitable[T]]) -> T:
+        """Make a call until Redis answers it; the caller's deadline bounds that."""
+        pause = _RETRY_SECONDS[0]
+        while True:
+            try:
+                return await call()
+            except (RedisError, OSError) as error:
+                log.warning("Redis is away, a request waits: %s", error)
+                await asyncio.sleep(pause)
+                pause = min(pause * 2, _RETRY_SECONDS[1])
+
+    async def count_followers(self, request_id: str) -> int:
+        """Return how many processes follow a request now."""
+        counts: Any = await self.client.pubsub_numsub(names.log_channel(request_id))
+        return sum(int(count) for _, count in counts)
+
+    async def delivered(self, request_id: str) -> Delivered:
+        """Return what the log holds of a request."""
+        rows: Any = await self.insist(lambda: self.client.xrange(names.log(request_id)))
+        return Delivered(tuple(entries_from_rows(rows)))
 
     async def run_script(self, script: str, keys: int, *arguments: Any) -> int:
         """Run one script by its hash, loading it first where Redis does not know it."""
@@ -215,6 +262,7 @@ class Publisher:
         """Send one batch, for as long as it takes; each request's own deadline bounds it."""
         pause = _RETRY_SECONDS[0]
         while writers:
+            writers = [writer for writer in writers if not writer.abandoned]
             try:
                 writers = await self._send(writers)
             except (RedisError, OSError) as error:
@@ -242,11 +290,13 @@ class Publisher:
             if isinstance(result, NoScriptError):
                 self._hashes.pop(APPEND, None)
                 again.append(writer)
-            elif isinstance(result, _PASSING):
-                raise result
             elif isinstance(result, Exception):
-                log.error("Redis cannot keep a token log: %s", result, extra={"request_id": writer.request_id})
-                writer.refuse()
+                # A full memory or disk, a replica that takes no writes: they pass, and each
+                # request's own deadline bounds the wait.
+                raise result
+            elif result == -2:
+                writer.suspect()
+                again.append(writer)
             elif result == -1:
                 writer.refuse()
             else:

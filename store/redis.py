@@ -27,10 +27,14 @@ def connect(url: str) -> redis.Redis:
 
 
 def connect_async(url: str, timeout: float | None = 5.0) -> redis.asyncio.Redis:
-    """Return a client for one asyncio loop. ``timeout`` None is for blocking reads."""
+    """Return a client for one asyncio loop. ``timeout`` None is for blocking reads.
+
+    It never repeats a command by itself: a write may have been carried out before the
+    connection broke, and only its writer can find out.
+    """
     return redis.asyncio.Redis.from_url(
         url,
         socket_connect_timeout=CONNECT_TIMEOUT_SECONDS,
         socket_timeout=timeout,
-        retry=AsyncRetry(NoBackoff(), 1, supported_errors=_RETRIED),
+        retry=AsyncRetry(NoBackoff(), 0),
     )

@@ -21,20 +21,35 @@ MAX_ENTRIES = 131_072
 #: KEYS log, channel, record; ARGV ttl, previous id, then id, kind, data for each entry. Every
 #: entry is published with the id before it. At the end the record expires with the log, so
 #: that a log that has expired is never taken for a request that nobody has begun. Returns
-#: the number of followers, or -1 when refused.
+#: the number of followers, -1 when refused, -2 when the log does not end where the writer
+#: believes.
 APPEND = """
 local previous = ARGV[2]
 local followers = 0
+local last = redis.call('XREVRANGE', KEYS[1], '+', '-', 'COUNT', 1)
+local held = last[1] and last[1][1] or '0-0'
+if held ~= previous then
+  -- A newer attempt, or an end that is not the writer's own: refused. Else the log lost its tail, or
+  -- has this batch already: the writer finds out and sends exactly the rest.
+  local attempt = tonumber(string.match(held, '^(%d+)-'))
+  local own = tonumber(string.match(ARGV[3], '^(%d+)-'))
+  if attempt > own then return -1 end
+  if attempt == own and last[1][2][2] == 'e' and last[1][2][4] ~= ARGV[#ARGV] then return -1 end
+  return -2
+end
 for i = 3, #ARGV, 3 do
-  local added = redis.pcall('XADD', KEYS[1], 'MAXLEN', '~', %d, ARGV[i], 'k', ARGV[i+1], 'd', ARGV[i+2])
-  if type(added) == 'table' and added.err then return -1 end
+  local added = redis.pcall('XADD', KEYS[1], 'MAXLEN', '~', MAX_ENTRIES, ARGV[i], 'k', ARGV[i+1], 'd', ARGV[i+2])
+  if type(added) == 'table' and added.err then
+    if string.find(added.err, 'equal or smaller') then return -1 end
+    return added
+  end
   followers = redis.call('PUBLISH', KEYS[2], previous .. ' ' .. ARGV[i] .. ' ' .. ARGV[i+1] .. ' ' .. ARGV[i+2])
   previous = ARGV[i]
   if ARGV[i+1] == 'e' then redis.call('EXPIRE', KEYS[3], ARGV[1]) end
 end
 redis.call('EXPIRE', KEYS[1], ARGV[1])
 return followers
-""".replace("%d", str(MAX_ENTRIES))
+""".replace("MAX_ENTRIES", str(MAX_ENTRIES))
 
 #: KEYS log, channel, record; ARGV ttl, attempt, data of the opening entry. Returns -1 when the
 #: log has ended or a newer attempt owns it.
@@ -46,7 +61,12 @@ if last[1] then
   if last[1][2][2] == 'e' then return -1 end
 end
 local added = redis.pcall('XADD', KEYS[1], ARGV[2] .. '-1', 'k', 'o', 'd', ARGV[3])
-if type(added) == 'table' and added.err then return -1 end
+if type(added) == 'table' and added.err then
+  if not string.find(added.err, 'equal or smaller') then return added end
+  -- The same opening again: its answer was lost on the way.
+  if last[1] and previous == ARGV[2] .. '-1' and last[1][2][2] == 'o' and last[1][2][4] == ARGV[3] then return 1 end
+  return -1
+end
 redis.call('EXPIRE', KEYS[1], ARGV[1])
 return redis.call('PUBLISH', KEYS[2], previous .. ' ' .. ARGV[2] .. '-1 o ' .. ARGV[3])
 """
@@ -139,6 +159,12 @@ class Delivered:
     @property
     def has_head(self) -> bool:
         return any(entry.kind == Kind.HEAD for entry in self.entries)
+
+    @property
+    def partial_usage(self) -> dict[str, int] | None:
+        """The tokens delivered; the prompt's are only known to a worker. None for other kinds of answers."""
+        count = len(self.tokens)
+        return {"prompt_tokens": 0, "completion_tokens": count, "total_tokens": count} if count else None
 
     @property
     def last(self) -> Entry | None:

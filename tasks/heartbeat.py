@@ -64,9 +64,13 @@ class Heartbeat:
 
     def _run(self) -> None:
         while not self._stopped:
-            self._watch_engines()
-            self._watch_drain()
-            self._renew()
+            try:
+                self._watch_engines()
+                self._watch_drain()
+                self._renew()
+            except Exception:
+                # Without this thread a healthy worker would be taken for dead.
+                log.exception("The heartbeat failed")
             self._changed.wait(RENEW_SECONDS)
             self._changed.clear()
 
@@ -95,7 +99,7 @@ class Heartbeat:
     def _info(self) -> WorkerInfo:
         # While it loads a worker names its models, so that a client can be told to wait.
         models: dict[str, dict[str, Any]] = {model: {} for model in self._models}
-        models.update({name: engine.info().to_dict() for name, engine in self._host.engines.items()})
+        models.update({name: engine.info().to_dict() for name, engine in list(self._host.engines.items())})
         return WorkerInfo(
             name=self._host.worker_name,
             incarnation=self._host.incarnation,

@@ -2,8 +2,11 @@
 
 import asyncio
 import time
+from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, field
 from enum import Enum
+
+from redis.exceptions import RedisError
 
 from store.control import Command
 from store.publisher import LogWriter
@@ -43,14 +46,13 @@ class Run:
             self.stopped = why
             self.task.cancel()
 
-    def check_followers(self, now: float) -> None:
-        """Stop a run that has had no follower for too long."""
+    def unfollowed(self, now: float) -> bool:
+        """Whether nobody has heard this run's entries for too long."""
         if self.writer.followers:
             self._unfollowed_since = None
         elif self._unfollowed_since is None:
             self._unfollowed_since = now
-        elif now - self._unfollowed_since >= UNFOLLOWED_SECONDS:
-            self.stop(Stop.CLIENT_GONE)
+        return self._unfollowed_since is not None and now - self._unfollowed_since >= UNFOLLOWED_SECONDS
 
 
 class Runs:
@@ -80,10 +82,20 @@ class Runs:
         for run in list(self._runs.values()):
             run.stop(why)
 
-    async def watch(self) -> None:
-        """Look after the followers of all runs, until cancelled."""
+    async def watch(self, followers: Callable[[str], Awaitable[int]]) -> None:
+        """Stop the runs that nobody follows, until cancelled.
+
+        ``followers`` counts a request's followers now: what a run heard with its last entry
+        may be old.
+        """
         while True:
             await asyncio.sleep(1.0)
             now = time.monotonic()
-            for run in list(self._runs.values()):
-                run.check_followers(now)
+            for run in [run for run in self._runs.values() if run.unfollowed(now)]:
+                try:
+                    run.writer.followers = await followers(run.record.id)
+                except (RedisError, OSError):
+                    # Who cannot be asked for is not missed.
+                    run.writer.followers = 1
+                if not run.writer.followers:
+                    run.stop(Stop.CLIENT_GONE)

@@ -81,7 +81,7 @@ class EngineHost:
         self._thread.join(timeout=5)
 
     def dead_engines(self) -> list[str]:
-        return [model for model, engine in self.engines.items() if engine.dead]
+        return [model for model, engine in list(self.engines.items()) if engine.dead]
 
     # On the loop.
 
@@ -93,7 +93,7 @@ class EngineHost:
         self._publisher = Publisher(connect_async(self.settings.redis_url), self.settings.stream_ttl)
         self._background = [
             asyncio.create_task(self._publisher.run()),
-            asyncio.create_task(self.runs.watch()),
+            asyncio.create_task(self.runs.watch(self._publisher.count_followers)),
             asyncio.create_task(control.listen(self.settings.redis_url, self.runs.act)),
         ]
         for spec in specs:

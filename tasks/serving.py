@@ -12,7 +12,7 @@ from engines.base import Engine
 from engines.errors import EngineDead, InvalidRequest
 from engines.types import GenerateRequest, HttpCall, HttpStart, Sampling
 from settings import Settings
-from store import outcomes, streams
+from store import outcomes
 from store.entries import Outcome, Reason
 from store.errors import Superseded
 from store.outcomes import Code, Detail, Failure
@@ -47,12 +47,14 @@ async def serve(host: EngineHost, record: RequestRecord, attempt: int) -> Report
     report = Report()
     task = asyncio.current_task()
     assert task is not None
-    run = Run(record, host.publisher.writer(record.id, attempt), task)
+    lifetime = max(1, int(record.deadline - time.time()))
+    run = Run(record, host.publisher.writer(record.id, attempt, lifetime), task)
     host.runs.add(run)
     try:
         async with asyncio.timeout(record.deadline - time.time()):
             await run.writer.open({"worker": host.incarnation})
-            before = await _delivered_before(host, record, attempt)
+            # Behind the opening entry: earlier attempts can write no more.
+            before = Delivered(()) if attempt == 1 else await host.publisher.delivered(record.id)
             await _answer(host, run, before, report)
         report.outcome = "finished"
     except Superseded as error:
@@ -68,16 +70,10 @@ async def serve(host: EngineHost, record: RequestRecord, attempt: int) -> Report
             host.wake.set()
         report.outcome = await _close(host, run, error)
     finally:
+        run.writer.leave()
         host.runs.remove(run)
     report.usage = run.usage
     return report
-
-
-async def _delivered_before(host: EngineHost, record: RequestRecord, attempt: int) -> Delivered:
-    """Return what earlier attempts delivered. To be read behind the opening entry, when they can write no more."""
-    if attempt == 1:
-        return Delivered(())
-    return await asyncio.to_thread(streams.delivered, host.redis, record.id)
 
 
 async def _answer(host: EngineHost, run: Run, before: Delivered, report: Report) -> None:
@@ -90,7 +86,7 @@ async def _answer(host: EngineHost, run: Run, before: Delivered, report: Report)
         await _relay_http(engine, run, before, report)
     else:
         run.writer.skip(before.next_index)
-        await _generate(engine, run, _request(run.record, host.settings, before), report)
+        await _generate(engine, run, _request(run, host.settings, before), report)
 
 
 async def _generate(engine: Engine, run: Run, request: GenerateRequest, report: Report) -> None:
@@ -119,10 +115,11 @@ async def _relay_http(engine: Engine, run: Run, before: Delivered, report: Repor
     await run.writer.end(outcomes.finished(None, None))
 
 
-def _request(record: RequestRecord, settings: Settings, before: Delivered) -> GenerateRequest:
-    payload = record.payload
+def _request(run: Run, settings: Settings, before: Delivered) -> GenerateRequest:
+    record, payload = run.record, run.record.payload
     return GenerateRequest(
-        request_id=record.id,
+        # An older attempt may still run on the same engine.
+        request_id=f"{record.id}.{run.writer.attempt}",
         prompt=payload["prompt"],
         sampling=Sampling(**payload["sampling"]),
         adapter=_adapter_path(payload.get("adapter"), settings.adapters_root),

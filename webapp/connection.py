@@ -1,6 +1,5 @@
 """The client's connection: whether it is still there, and whether this process may keep it."""
 
-import select
 import socket
 from collections.abc import Callable
 
@@ -30,8 +29,7 @@ def client_gone() -> Callable[[], bool]:
 
     def gone() -> bool:
         try:
-            readable, _, _ = select.select([own], [], [], 0)
-            return bool(readable) and own.recv(1, socket.MSG_PEEK | socket.MSG_DONTWAIT) == b""
+            return own.recv(1, socket.MSG_PEEK | socket.MSG_DONTWAIT) == b""
         except BlockingIOError:
             return False
         except (OSError, ValueError):

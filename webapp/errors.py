@@ -102,6 +102,11 @@ def request_not_found(request_id: str) -> ApiError:
     return ApiError(Failure(Code.NOT_FOUND, description, (Detail("request_not_found", "id", description),)))
 
 
+def unknown_event_id() -> ApiError:
+    description = "Last-Event-ID must be an id that a stream of this request had"
+    return invalid([Detail("invalid_value", "lastEventId", description)])
+
+
 def stopping(request_id: str) -> ApiError:
     description = "This server is being restarted; the request goes on"
     detail = Detail("server_stopping", "", f"Ask for it with GET /api/v1/inference/{request_id}")

@@ -28,6 +28,8 @@ log = logging.getLogger(__name__)
 _DEADLINE_GRACE_SECONDS = 5.0
 #: How often a silent stream looks whether its client is still there. Seconds.
 _LOOK_SECONDS = 1.0
+#: How long a worker may take to end a request that was cancelled. Seconds.
+_CANCEL_SECONDS = 1.5
 
 
 class ClientGone(Exception):
@@ -158,9 +160,18 @@ def begin(services: Services, record: RequestRecord, plan: Plan) -> Iterator[Fol
 @contextmanager
 def attach(services: Services, record: RequestRecord, after: EntryId = START) -> Iterator[Following]:
     """Follow a request that was begun before, from behind ``after``; takes it up again if it was let go."""
+    entries = streams.read(services.redis, record.id)
+    if after != START:
+        if not entries:
+            raise errors.request_not_found(record.id)
+        if after > entries[-1].id:
+            raise errors.unknown_event_id()
+        if entries[-1].terminal and after == entries[-1].id:
+            # The client has it all but the closing word: the last entry is given out once more.
+            after = entries[-2].id if len(entries) > 1 else START
     with services.hub.follow(record.id, after) as follower, services.supervisor.watch(record) as watch:
         # What lies before ``after`` is not given out again, but the supervisor has to know it.
-        for entry in streams.read(services.redis, record.id):
+        for entry in entries:
             watch.saw(entry)
         following = Following(services, record, follower, watch)
         try:
@@ -172,13 +183,25 @@ def attach(services: Services, record: RequestRecord, after: EntryId = START) ->
 def let_go(services: Services, record: RequestRecord) -> None:
     """Free what a request holds; a native one goes on when its client comes back."""
     if record.kind == RequestRecord.OPENAI:
-        cancel(services, record)
-    elif not streams.release_unopened(services.redis, record.id, services.settings.stream_ttl, Reason.CLIENT_GONE):
+        ended = streams.delivered(services.redis, record.id).last is None and streams.end(
+            services.redis, record.id, services.settings.stream_ttl, outcomes.cancelled(None)
+        )
+        if not ended:
+            control.send(services.redis, Command.CANCEL, record.id)
+    elif not streams.release_unopened(services.redis, record.id, lifetime(services, record), Reason.CLIENT_GONE):
         control.send(services.redis, Command.RELEASE, record.id)
 
 
+def lifetime(services: Services, record: RequestRecord) -> int:
+    """Return how long what belongs to an unfinished request must be kept, in seconds."""
+    return max(1, int(record.deadline - time.time())) + services.settings.stream_ttl
+
+
 def cancel(services: Services, record: RequestRecord) -> None:
-    """End a request for good. A running one is ended by its worker, which knows the usage."""
+    """End a request for good. A running one is ended by its worker, which knows the usage.
+
+    When it returns the log has ended.
+    """
     last = streams.delivered(services.redis, record.id).last
     if last is not None and last.terminal:
         return
@@ -187,3 +210,13 @@ def cancel(services: Services, record: RequestRecord) -> None:
         streams.end(services.redis, record.id, services.settings.stream_ttl, outcomes.cancelled(usage))
         return
     control.send(services.redis, Command.CANCEL, record.id)
+    ends = time.monotonic() + _CANCEL_SECONDS
+    with services.hub.follow(record.id, last.id) as follower:
+        for entry in follower.entries(idle=_CANCEL_SECONDS / 3):
+            if entry is not None and entry.terminal:
+                return
+            if time.monotonic() > ends:
+                break
+    # Its worker does not answer: the log is closed here, and the worker will be refused.
+    usage = streams.delivered(services.redis, record.id).partial_usage
+    streams.end(services.redis, record.id, services.settings.stream_ttl, outcomes.cancelled(usage))

@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
 
-from flask import g, request
+from flask import request
 
 from store import names
 from store.outcomes import Detail
@@ -39,18 +39,22 @@ def remember(
     own.requests.save(record)
     lifetime = max(1, int(record.deadline - record.created)) + own.settings.stream_ttl
     if own.redis.set(name, note, nx=True, ex=lifetime):
-        g.idempotency_name = name
         return None
     return _known(own, name, body)
 
 
+def name_of(owner: str, key: str | None = None) -> str | None:
+    """Return the name that the request's key has in the store; None without a key."""
+    return _name(owner, key)
+
+
 @contextmanager
-def forget_on_error(own: Services, record: RequestRecord) -> Iterator[None]:
+def forget_on_error(own: Services, name: str | None) -> Iterator[None]:
     """A request that could not even be sent leaves its key free for the next try."""
     try:
         yield
     except Exception:
-        if name := g.get("idempotency_name"):
+        if name is not None:
             own.redis.delete(name)
         raise
 

@@ -4,6 +4,8 @@ Requests are counted by the ``limits`` library (a moving window in Redis). Strea
 leases in a sorted set: a process that dies leaves none behind for longer than the lease.
 """
 
+import logging
+import secrets
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -12,9 +14,12 @@ from typing import Any
 from limits import RateLimitItemPerMinute
 from limits.storage import RedisStorage
 from limits.strategies import MovingWindowRateLimiter
+from redis.exceptions import RedisError
 
 from store import names
 from webapp import errors
+
+log = logging.getLogger(__name__)
 
 #: How long a stream counts that nobody renews. Milliseconds.
 _LEASE_MS = 30_000
@@ -73,16 +78,21 @@ class Limiter:
             yield
             return
         name = names.streams(key_id)
-        if not self._take(keys=[name], args=[self._streams, _LEASE_MS, request_id]):
+        # Each connection holds a lease of its own, also to the same request.
+        lease = f"{request_id}:{secrets.token_hex(4)}"
+        if not self._take(keys=[name], args=[self._streams, _LEASE_MS, lease]):
             raise errors.too_many_streams(self._streams)
         with self._lock:
-            self._held.setdefault(name, set()).add(request_id)
+            self._held.setdefault(name, set()).add(lease)
         try:
             yield
         finally:
             with self._lock:
-                self._held[name].discard(request_id)
-            self._redis.zrem(name, request_id)
+                self._held[name].discard(lease)
+            try:
+                self._redis.zrem(name, lease)
+            except (RedisError, OSError) as error:
+                log.warning("A stream's lease could not be given back, it lapses: %s", error)
 
     def close(self) -> None:
         self._stop.set()
@@ -90,6 +100,9 @@ class Limiter:
     def _keep(self) -> None:
         while not self._stop.wait(_RENEW_SECONDS):
             with self._lock:
-                held = {name: list(requests) for name, requests in self._held.items() if requests}
-            for name, requests in held.items():
-                self._renew(keys=[name], args=[_LEASE_MS, *requests])
+                held = {name: list(leases) for name, leases in self._held.items() if leases}
+            try:
+                for name, leases in held.items():
+                    self._renew(keys=[name], args=[_LEASE_MS, *leases])
+            except (RedisError, OSError) as error:
+                log.warning("The leases of streams could not be renewed: %s", error)

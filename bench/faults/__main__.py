@@ -59,6 +59,13 @@ def main() -> int:
             # What each client should get: the undisturbed run, twice, to see that it is stable.
             expected = [outcome.text for outcome in run_round(fleet, ROWS[0], arguments.streams, random.Random(0))]
             return print_matrix(fleet, rows, arguments.rounds, expected)
+        except AssertionError:
+            for process in stack.processes:
+                print(f"== {process.name} (status {process.popen.poll()})\n{process.tail()}", file=sys.stderr)
+                for line in process.lines():
+                    if line.get("level") in ("ERROR", "CRITICAL"):
+                        print(line, file=sys.stderr)
+            raise
         finally:
             stack.close()
 

@@ -8,7 +8,7 @@ from pathlib import Path
 from tests.stack import Process, Stack
 from tests.waiting import until
 
-_READY_SECONDS = 180.0
+_READY_SECONDS = 90.0
 
 
 class Fleet:

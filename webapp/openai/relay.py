@@ -37,13 +37,14 @@ def relay(own: Services, spec: ModelSpec, path: str, body: dict[str, Any]) -> Re
         earlier = idempotency.remember(own, record, body)
         if earlier is not None:
             record, plan = earlier, None
+    note = None if plan is None else idempotency.name_of(principal.id)
     with ExitStack() as stack:
         stack.enter_context(logs.bind(**access.note(record)))
-        stack.enter_context(own.limiter.hold_stream(record.owner, record.id))
-        if plan is None:
-            following = stack.enter_context(generation.attach(own, record))
-        else:
-            with idempotency.forget_on_error(own, record):
+        with idempotency.forget_on_error(own, note):
+            stack.enter_context(own.limiter.hold_stream(record.owner, record.id))
+            if plan is None:
+                following = stack.enter_context(generation.attach(own, record))
+            else:
                 following = stack.enter_context(generation.begin(own, record, plan))
         # An OpenAI stream has no ids to resume from: it may finish while the process stops.
         following.finish_when_stopping = True

@@ -20,17 +20,19 @@ class Admitted:
 
     record: RequestRecord
     plan: Plan | None
+    #: What is forgotten when the request cannot be sent.
+    note: str | None = None
 
     @contextmanager
     def follow(self, own: Services) -> Iterator[Following]:
         """Begin the request, or attach to it, and hold one of the key's streams meanwhile."""
         with ExitStack() as stack:
-            stack.enter_context(own.limiter.hold_stream(self.record.owner, self.record.id))
-            if self.plan is None:
-                yield stack.enter_context(generation.attach(own, self.record))
-                return
-            with idempotency.forget_on_error(own, self.record):
-                following = stack.enter_context(generation.begin(own, self.record, self.plan))
+            with idempotency.forget_on_error(own, self.note):
+                stack.enter_context(own.limiter.hold_stream(self.record.owner, self.record.id))
+                if self.plan is None:
+                    following = stack.enter_context(generation.attach(own, self.record))
+                else:
+                    following = stack.enter_context(generation.begin(own, self.record, self.plan))
             yield following
 
 
@@ -71,7 +73,9 @@ def accept(own: Services, body: dict[str, Any], with_metadata: bool = False, key
         metadata=body["metadata"],
     )
     earlier = idempotency.remember(own, record, body, key)
-    return Admitted(record, plan) if earlier is None else Admitted(earlier, None)
+    if earlier is not None:
+        return Admitted(earlier, None)
+    return Admitted(record, plan, idempotency.name_of(principal.id, key))
 
 
 def _check_room(wanted: int | None, context: int | None) -> None:

@@ -1,15 +1,13 @@
 """``/api/v1/inference/{id}``: look at a request, follow it again, cancel it."""
 
-import time
 from contextlib import ExitStack
 from typing import Any
 
 from flask import Blueprint, Response, jsonify, request
 
 import logs
-from store import outcomes, streams
+from store import streams
 from store.entries import START, EntryId, Kind
-from store.outcomes import Detail
 from store.requests import RequestRecord
 from store.streams import Delivered
 from webapp import access, auth, errors, generation
@@ -46,21 +44,8 @@ def cancel(request_id: str) -> Response:
     record = find(own, request_id)
     with logs.bind(**access.note(record)):
         generation.cancel(own, record)
-        ends = time.monotonic() + _CANCEL_TIMEOUT_SECONDS
-        with own.hub.follow(record.id) as follower:
-            for entry in follower.entries(idle=_CANCEL_TIMEOUT_SECONDS):
-                if entry is None or entry.terminal or time.monotonic() > ends:
-                    break
         found = streams.delivered(own.redis, record.id)
-        if found.last is None or not found.last.terminal:
-            # Its worker does not answer: the log is closed here, and the worker is refused.
-            streams.end(own.redis, record.id, own.settings.stream_ttl, outcomes.cancelled(None))
-            found = streams.delivered(own.redis, record.id)
     return jsonify(_state(record, found))
-
-
-#: How long a worker may take to end a request that was cancelled. Seconds.
-_CANCEL_TIMEOUT_SECONDS = 1.5
 
 
 def find(own: Services, request_id: str) -> RequestRecord:
@@ -78,8 +63,7 @@ def last_event_id(text: str) -> EntryId:
     try:
         return EntryId.parse(text.strip())
     except ValueError:
-        description = "Last-Event-ID must be an id that a stream of this request had"
-        raise errors.invalid([Detail("invalid_value", "lastEventId", description)]) from None
+        raise errors.unknown_event_id() from None
 
 
 def _state(record: RequestRecord, found: Delivered) -> dict[str, Any]:

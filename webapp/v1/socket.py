@@ -19,7 +19,8 @@ import json
 import logging
 import queue
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from typing import Any
 
 from flask import current_app, g
@@ -29,6 +30,7 @@ from redis.exceptions import RedisError
 from simple_websocket import ConnectionClosed, Server
 
 import logs
+from store.entries import EntryId
 from store.keys import Principal, Right
 from store.outcomes import Detail
 from store.requests import RequestRecord
@@ -97,12 +99,19 @@ def _authenticate(ws: Server) -> Principal | None:
 
 
 def _key_of(frame: Any) -> str | None:
+    message = _parse(frame) or {}
+    key = message.get("apiKey") if message.get("type") == "auth" else None
+    return key if isinstance(key, str) and key else None
+
+
+def _parse(frame: Any) -> dict[str, Any] | None:
+    """Return a frame's JSON object; None for what is none, or holds text that cannot be encoded."""
     try:
         message = json.loads(frame)
+        json.dumps(message, ensure_ascii=False).encode()
     except (ValueError, RecursionError):
         return None
-    key = message.get("apiKey") if isinstance(message, dict) and message.get("type") == "auth" else None
-    return key if isinstance(key, str) and key else None
+    return message if isinstance(message, dict) else None
 
 
 class Connection:
@@ -115,7 +124,7 @@ class Connection:
         self._app = current_app._get_current_object()  # type: ignore[attr-defined]
         self._frames: queue.Queue[bytes | None] = queue.Queue(_MAX_FRAMES)
         self._gone = threading.Event()
-        self._running: dict[str, threading.Thread] = {}
+        self._running: set[threading.Thread] = set()
         self._lock = threading.Lock()
         self._writer = threading.Thread(target=self._write, name="ws-writer", daemon=True)
 
@@ -136,11 +145,11 @@ class Connection:
         self._gone.set()
         self._put(None)
         self._writer.join(timeout=5)
-        for thread in list(self._running.values()):
+        for thread in list(self._running):
             thread.join(timeout=5)
 
     def _finish_for_restart(self) -> None:
-        for thread in list(self._running.values()):
+        for thread in list(self._running):
             thread.join(timeout=5)
         self._put(None)
         self._writer.join(timeout=5)
@@ -149,11 +158,8 @@ class Connection:
     # Reading.
 
     def _handle(self, frame: Any) -> None:
-        try:
-            message = json.loads(frame)
-        except (ValueError, RecursionError):
-            message = None
-        if not isinstance(message, dict):
+        message = _parse(frame)
+        if message is None:
             self._error(errors.invalid([Detail("invalid_json", "", "A frame must be a JSON object")]))
             return
         actions: dict[str, Callable[[dict[str, Any]], None]] = {
@@ -175,26 +181,35 @@ class Connection:
             self._error(errors.redis_unavailable(), **tags)
 
     def _start(self, message: dict[str, Any]) -> None:
-        if len(self._running) >= MAX_REQUESTS:
-            raise errors.too_many_streams(MAX_REQUESTS)
+        self._require_room()
         request = message.get("request")
         try:
             body = InferenceSchema().load(request if isinstance(request, dict) else {})
-            json.dumps(request, ensure_ascii=False).encode()
         except ValidationError as error:
             raise errors.invalid(details_of(error, "request")) from error
-        except UnicodeError as error:
-            raise errors.invalid([Detail("invalid_text", "request", "Not valid Unicode text")]) from error
         with_metadata = bool(body["metadata"])
         admitted = admission.accept(self._own, body, with_metadata, str(message.get("idempotencyKey") or ""))
         self._send("accepted", ref=message.get("ref"), id=admitted.record.id)
         self._run(admitted.record, lambda: admitted.follow(self._own))
 
     def _resume(self, message: dict[str, Any]) -> None:
+        self._require_room()
         record = find(self._own, str(message.get("id")))
         after = last_event_id(str(message.get("lastEventId") or ""))
         self._send("accepted", ref=message.get("ref"), id=record.id)
-        self._run(record, lambda: generation.attach(self._own, record, after))
+        self._run(record, lambda: self._attach(record, after))
+
+    @contextmanager
+    def _attach(self, record: RequestRecord, after: EntryId) -> Iterator[Following]:
+        with (
+            self._own.limiter.hold_stream(record.owner, record.id),
+            generation.attach(self._own, record, after) as following,
+        ):
+            yield following
+
+    def _require_room(self) -> None:
+        if len(self._running) >= MAX_REQUESTS:
+            raise errors.too_many_streams(MAX_REQUESTS)
 
     def _cancel(self, message: dict[str, Any]) -> None:
         generation.cancel(self._own, find(self._own, str(message.get("id"))))
@@ -204,7 +219,7 @@ class Connection:
     def _run(self, record: RequestRecord, follow: Callable[[], Any]) -> None:
         thread = threading.Thread(target=self._relay, args=(record, follow), name=f"ws-{record.id}", daemon=True)
         with self._lock:
-            self._running[thread.name] = thread
+            self._running.add(thread)
         thread.start()
 
     def _relay(self, record: RequestRecord, follow: Callable[[], Any]) -> None:
@@ -220,7 +235,7 @@ class Connection:
                 self._error(errors.redis_unavailable(), id=record.id)
             finally:
                 with self._lock:
-                    self._running.pop(threading.current_thread().name, None)
+                    self._running.discard(threading.current_thread())
                 log.info("WebSocket request left", extra={"key": self._principal.name})
 
     def _follow(self, record: RequestRecord, following: Following) -> None:

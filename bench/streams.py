@@ -1,0 +1,153 @@
+"""``python -m bench.streams [--streams 1000] [--seconds 20]``: many open streams on the fake engine.
+
+Every stream gets 10 tokens a second. Prints how many were dropped, when their first event
+came, what a stream costs the front door in memory, and what a finished one costs Redis.
+"""
+
+import argparse
+import asyncio
+import json
+import os
+import statistics
+import sys
+import tempfile
+import time
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from tests.stack import KEY, Process, Stack
+
+TOKENS_PER_SECOND = 10.0
+
+
+@dataclass
+class Seen:
+    """What one client saw. Times in seconds from its request."""
+
+    first: float = 0.0
+    chunks: int = 0
+    done: bool = False
+    longest_pause: float = 0.0
+    error: str = ""
+    _last: float = field(default=0.0, repr=False)
+
+    def chunk(self, now: float, began: float) -> None:
+        self.first = self.first or now - began
+        self.longest_pause = max(self.longest_pause, now - self._last if self._last else 0.0)
+        self._last = now
+        self.chunks += 1
+
+
+async def follow(port: int, number: int, tokens: int) -> Seen:
+    """Read one stream over a plain socket, so that the clients cost little."""
+    seen = Seen()
+    generation = {"maxNewTokens": tokens}
+    body = json.dumps({"modelId": "load", "prompt": f"p{number}", "generation": generation}).encode()
+    head = (
+        f"POST /api/v1/inference/stream HTTP/1.1\r\nHost: x\r\nX-API-Key: {KEY}\r\nContent-Length: {len(body)}\r\n\r\n"
+    )
+    began = time.monotonic()
+    try:
+        reader, writer = await asyncio.open_connection("127.0.0.1", port)
+        writer.write(head.encode() + body)
+        status = await reader.readline()
+        if b" 200 " not in status:
+            seen.error = status.decode().strip()
+        while line := await reader.readline():
+            if line.startswith(b"data: [DONE]"):
+                seen.done = True
+                break
+            if line.startswith(b"data: {"):
+                seen.chunk(time.monotonic(), began)
+        writer.close()
+    except OSError as error:
+        seen.error = repr(error)
+    return seen
+
+
+async def load(stack: Stack, web: list[int], streams: int, tokens: int) -> tuple[list[Seen], int]:
+    """Open all streams over two seconds; return what they saw and the front door's peak memory."""
+
+    async def one(number: int) -> Seen:
+        await asyncio.sleep(2.0 * number / streams)
+        return await follow(stack.port, number, tokens)
+
+    peak = 0
+
+    async def measure() -> None:
+        nonlocal peak
+        while True:
+            peak = max(peak, sum(rss(pid) for pid in web))
+            await asyncio.sleep(0.5)
+
+    meter = asyncio.create_task(measure())
+    seen = await asyncio.gather(*(one(number) for number in range(streams)))
+    meter.cancel()
+    return list(seen), peak
+
+
+def rss(pid: int) -> int:
+    """Resident memory that the process shares with nobody, in bytes."""
+    for line in Path(f"/proc/{pid}/smaps_rollup").read_text().splitlines():
+        if line.startswith("Private_Dirty:"):
+            return int(line.split()[1]) * 1024
+    return 0
+
+
+def cpu(pid: int) -> float:
+    """User and system time of a process, in seconds."""
+    parts = Path(f"/proc/{pid}/stat").read_text().rsplit(")", 1)[1].split()
+    return (int(parts[11]) + int(parts[12])) / os.sysconf("SC_CLK_TCK")
+
+
+def workers_of(web: Process) -> list[int]:
+    return [int(text) for text in Path(f"/proc/{web.pid}/task/{web.pid}/children").read_text().split()]
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(prog="python -m bench.streams", description=__doc__)
+    parser.add_argument("--streams", type=int, default=1000)
+    parser.add_argument("--seconds", type=int, default=20)
+    arguments = parser.parse_args()
+    tokens = int(arguments.seconds * TOKENS_PER_SECOND)
+    models = {"load": {"model_path": "none", "engine": "fake", "tokensPerSecond": TOKENS_PER_SECOND}}
+    threads = str(arguments.streams + 50)
+    with tempfile.TemporaryDirectory(prefix="cy-llm-streams-") as folder:
+        stack = Stack(Path(folder), models, env={"CY_LLM_WEB_THREADS": threads, "CY_LLM_MAX_QUEUE_SIZE": "5000"})
+        try:
+            worker = stack.start_worker("load", ["--models", "load", "-c", threads])
+            web = workers_of(stack.start_web())
+            asyncio.run(load(stack, web, 20, 5))
+            idle = sum(rss(pid) for pid in web)
+            redis_before = int(stack.client.info("memory")["used_memory"])
+            pids = {"front door": web, "worker": [worker.pid], "Redis": [stack.redis.pid]}
+            before = {name: sum(cpu(pid) for pid in own) for name, own in pids.items()}
+            began = time.monotonic()
+            seen, peak = asyncio.run(load(stack, web, arguments.streams, tokens))
+            took = time.monotonic() - began
+            used = {name: sum(cpu(pid) for pid in own) - before[name] for name, own in pids.items()}
+            redis_after = int(stack.client.info("memory")["used_memory"])
+            report(seen, arguments.streams, tokens, took, peak - idle, redis_after - redis_before, used)
+            return 0 if all(one.done for one in seen) else 1
+        finally:
+            stack.close()
+
+
+def report(
+    seen: list[Seen], streams: int, tokens: int, took: float, web: int, redis: int, used: dict[str, float]
+) -> None:
+    firsts = sorted(one.first for one in seen)
+    print(f"streams opened           {streams}, {tokens} tokens each, {took:.1f} s in all")
+    print(f"finished                 {sum(one.done for one in seen)}")
+    print(f"errors                   {sorted({one.error for one in seen if one.error}) or 'none'}")
+    print(f"first event, p50 / p99   {statistics.median(firsts):.3f} s / {firsts[int(len(firsts) * 0.99) - 1]:.3f} s")
+    print(f"longest pause            {max(one.longest_pause for one in seen):.2f} s")
+    print(f"chunks a stream          {statistics.mean(one.chunks for one in seen):.0f}")
+    print(f"front door, peak         {web / streams / 1024:.1f} KB a stream (private memory)")
+    print(f"Redis, finished stream   {redis / streams / 1024:.1f} KB, kept until the stream expires")
+    for name, seconds in used.items():
+        print(f"CPU, {name:<19} {seconds:.1f} s ({seconds / (streams * tokens) * 1e6:.0f} us a token)")
+
+
+if __name__ == "__main__":
+    sys.exit(main())
