@@ -78,6 +78,8 @@ class Following:
         self._follower = follower
         self._watch = watch
         self._ended = False
+        #: Chunks that the client had before: the index of the next one.
+        self.offset = 0
         #: Set when the request shall go on without this client.
         self.detached = False
         #: Whether a stopping process serves it to its end, as long as it is let.
@@ -174,6 +176,7 @@ def attach(services: Services, record: RequestRecord, after: EntryId = START) ->
         for entry in entries:
             watch.saw(entry)
         following = Following(services, record, follower, watch)
+        following.offset = sum(1 for entry in entries if entry.kind == Kind.TEXT and entry.id <= after)
         try:
             yield following
         finally:

@@ -1,5 +1,6 @@
 """One worker for the session, on real vLLM: the demo model on both engines, and an adapter."""
 
+import shutil
 from collections.abc import Iterator
 from importlib.util import find_spec
 from pathlib import Path
@@ -44,6 +45,9 @@ def adapters_root(tmp_path_factory: pytest.TempPathFactory) -> Path:
         if "lora_B" in name:
             torch.nn.init.normal_(parameter, std=1.0)
     model.save_pretrained(root / "loud")
+    # One whose weights are missing: an engine that met it in a step would die of it.
+    (root / "broken").mkdir()
+    shutil.copy(root / "loud" / "adapter_config.json", root / "broken")
     return root
 
 

@@ -197,7 +197,13 @@ def test_an_adapter_changes_the_answer(real_stack: Stack) -> None:
         adapted = http.post("/inference", json={**body, "adapter": "loud"})
         missing = http.post("/inference", json={**body, "adapter": "nothing"})
         refused = http.post("/inference", json={"modelId": "demo", "prompt": "x", "adapter": "loud"})
+        long_name = http.post("/inference", json={**body, "adapter": "字" * 100})
+        broken = http.post("/inference", json={**body, "adapter": "broken"})
+        after = http.post("/inference", json=body).json()
     assert adapted.status_code == 200, adapted.text
+    assert long_name.json()["error"]["details"][0]["type"] == "adapter_not_found"
+    assert broken.json()["error"]["details"][0]["type"] == "adapter_broken"
+    assert after["choices"] == plain["choices"]
     assert adapted.json()["choices"][0]["text"] != plain["choices"][0]["text"]
     assert missing.json()["error"]["details"][0]["type"] == "adapter_not_found"
     assert refused.json()["error"]["details"][0]["type"] == "adapter_not_supported"

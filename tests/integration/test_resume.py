@@ -176,6 +176,22 @@ def test_a_bad_event_id_is_400(fake_stack: Stack) -> None:
     assert answer.json()["error"]["details"][0]["field"] == "lastEventId"
 
 
+def test_resuming_from_the_very_end_gives_the_end_once_more(fake_stack: Stack) -> None:
+    whole = read_some(fake_stack, 1000, tokens=3)
+    finish = [event for event in whole if event.id][-1]
+    assert finish.json()["choices"][0]["finish_reason"] == "length"
+    rest = resume(fake_stack, finish)
+    assert rest == [finish, whole[-1]]
+
+
+def test_an_id_beyond_the_log_is_400(fake_stack: Stack) -> None:
+    last = read_some(fake_stack, 1000, tokens=3)[-2]
+    request_id = last.json()["id"]
+    with fake_stack.http() as http:
+        answer = http.get(f"/inference/{request_id}/stream", headers={"Last-Event-ID": "99-0"})
+    assert answer.status_code == 400
+
+
 def test_an_expired_log_is_gone_with_its_request(own_stack: Stack) -> None:
     own_stack.start_worker("w", ["--models", "fake"], CY_LLM_STREAM_TTL_SECONDS="1")
     own_stack.start_web(CY_LLM_STREAM_TTL_SECONDS="1")

@@ -86,6 +86,7 @@ def test_the_first_frame_may_carry_the_key(fake_stack: Stack) -> None:
         (None, json.dumps({"type": "auth", "apiKey": "wrong"}), 4401),
         (None, json.dumps({"type": "start"}), 4401),
         (None, "nonsense", 4401),
+        (None, '{"type": "auth", "apiKey": "\\ud800"}', 4401),
         (None, json.dumps({"type": "auth", "apiKey": GATEWAY_TOKEN}), 4403),
         (GATEWAY_TOKEN, None, 4403),
     ],
@@ -106,6 +107,8 @@ def test_close_codes_say_why(fake_stack: Stack, key: str | None, frame: str | No
     [
         ("nonsense", ""),
         ("[]", ""),
+        ('{"type": "start", "ref": "\\ud800"}', ""),
+        ("[" * 100_000, ""),
         (json.dumps({"type": "dance"}), "type"),
         (json.dumps({"type": "start", "ref": "r"}), "request.modelId"),
         (json.dumps({"type": "start", "request": {"modelId": "slow", "prompt": ""}}), "request.prompt"),

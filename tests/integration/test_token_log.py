@@ -270,6 +270,77 @@ def test_a_log_that_was_lost_whole_is_written_again(redis_server: RedisServer, r
     assert text_of(entries) == "abc"
 
 
+def test_a_repeated_write_is_no_refusal(redis_server: RedisServer, redis_client: redis.Redis) -> None:
+    """Redis took a batch, and its answer was lost: the writer sends it again."""
+
+    async def work(publisher: Publisher) -> None:
+        writer = publisher.writer("r")
+        await writer.open({"worker": "w"})
+        await write(writer, ["a", "b"])
+        await asyncio.sleep(0.05)
+        writer._confirmed = 1
+        await write(writer, ["c"])
+        await writer.end(FINISHED)
+        again = publisher.writer("other")
+        await again.open({"worker": "w"})
+        again._entries.clear()
+        await again.open({"worker": "w"})
+
+    publish(redis_server.url, work)
+    assert text_of(streams.read(redis_client, "r")) == "abc"
+
+
+def test_a_tail_that_was_lost_unnoticed_is_written_again(redis_server: RedisServer, redis_client: redis.Redis) -> None:
+    """The connection came back at once, so the writer was not told that Redis had been away."""
+
+    async def work(publisher: Publisher) -> None:
+        writer = publisher.writer("r")
+        await writer.open({"worker": "w"})
+        await write(writer, ["a", "b", "c", "d"])
+        await asyncio.sleep(0.05)
+        last = redis_client.xrevrange(names.log("r"), count=1)[0][0]
+        rows = redis_client.xrange(names.log("r"), max=f"({last.decode()}")
+        redis_client.delete(names.log("r"))
+        for entry_id, fields in rows:
+            redis_client.xadd(names.log("r"), fields, id=entry_id)
+        await write(writer, ["e"])
+        await writer.end(FINISHED)
+
+    publish(redis_server.url, work)
+    assert text_of(streams.read(redis_client, "r")) == "abcde"
+
+
+def test_a_request_that_could_not_be_opened_can_be_ended(redis_server: RedisServer, redis_client: redis.Redis) -> None:
+    async def work(publisher: Publisher) -> None:
+        await publisher.writer("r").end(FINISHED)
+
+    publish(redis_server.url, work)
+    [entry] = streams.read(redis_client, "r")
+    assert entry.json() == FINISHED
+
+
+def test_a_full_redis_makes_writers_wait_and_fences_nobody(tmp_path: Path) -> None:
+    server = RedisServer(tmp_path / "redis")
+    server.start()
+    try:
+        with connect(server.url) as client:
+
+            async def work(publisher: Publisher) -> None:
+                writer = publisher.writer("r")
+                await writer.open({"worker": "w"})
+                client.config_set("maxmemory", "1")
+                await write(writer, ["a", "b"])
+                await asyncio.sleep(0.2)
+                client.config_set("maxmemory", "0")
+                await write(writer, ["c"])
+                await writer.end(FINISHED)
+
+            publish(server.url, work)
+            assert text_of(streams.read(client, "r")) == "abc"
+    finally:
+        server.stop()
+
+
 def test_redis_forgets_scripts_and_writers_do_not_mind(redis_server: RedisServer, redis_client: redis.Redis) -> None:
     async def work(publisher: Publisher) -> None:
         for request_id in ("r1", "r2"):

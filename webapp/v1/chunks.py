@@ -23,15 +23,16 @@ DONE = Piece(b"[DONE]")
 class ChunkWriter:
     """Writes one request's stream. ``metadata`` None leaves it out."""
 
-    def __init__(self, request_id: str, metadata: dict[str, str] | None) -> None:
+    def __init__(self, request_id: str, metadata: dict[str, str] | None, offset: int) -> None:
         self._id = request_id
         self._metadata = metadata
-        self._next_offset = 0
+        self._next_offset = offset
 
     @classmethod
-    def of(cls, record: RequestRecord) -> "ChunkWriter":
+    def of(cls, record: RequestRecord, offset: int) -> "ChunkWriter":
+        """``offset`` is the index of the first chunk that will be written."""
         with_metadata = record.payload.get("with_metadata")
-        return cls(record.id, {"traceId": record.id, **record.metadata} if with_metadata else None)
+        return cls(record.id, {"traceId": record.id, **record.metadata} if with_metadata else None, offset)
 
     def write(self, entry: Entry | None) -> Iterator[Piece | None]:
         """Yield the events of one entry; None (silence) as None."""

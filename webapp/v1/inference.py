@@ -93,7 +93,7 @@ def _events(
     first: list[Entry | None],
     rest: Iterator[Entry | None],
 ) -> Iterator[bytes]:
-    chunks = ChunkWriter.of(record)
+    chunks = ChunkWriter.of(record, following.offset)
     with stack:
         try:
             for source in (iter(first), rest):

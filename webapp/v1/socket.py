@@ -239,7 +239,7 @@ class Connection:
                 log.info("WebSocket request left", extra={"key": self._principal.name})
 
     def _follow(self, record: RequestRecord, following: Following) -> None:
-        chunks = ChunkWriter.of(record)
+        chunks = ChunkWriter.of(record, following.offset)
         try:
             for entry in following.entries(self._gone.is_set):
                 for piece in chunks.write(entry):
