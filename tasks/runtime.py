@@ -13,8 +13,7 @@ from engines.registry import ModelSpec
 from settings import Settings
 from store import control
 from store.publisher import Publisher
-from store.redis import connect, connect_async
-from store.requests import RequestStore
+from store.redis import connect_async
 from tasks.runs import Runs, Stop
 
 log = logging.getLogger(__name__)
@@ -32,8 +31,6 @@ class EngineHost:
         self.worker_name = worker_name
         #: The name, and what tells this process from one that had the name before.
         self.incarnation = f"{worker_name}:{secrets.token_hex(4)}"
-        self.redis = connect(settings.redis_url)
-        self.requests = RequestStore(self.redis, settings.stream_ttl)
         self.runs = Runs()
         #: Wakes the heartbeat: a change of state, or a request that met a dead engine.
         self.wake = threading.Event()

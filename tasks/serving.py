@@ -12,7 +12,7 @@ from engines.base import Engine
 from engines.errors import EngineDead, InvalidRequest
 from engines.types import GenerateRequest, HttpCall, HttpStart, Sampling
 from settings import Settings
-from store import outcomes
+from store import names, outcomes
 from store.entries import Outcome, Reason
 from store.errors import Superseded
 from store.outcomes import Code, Detail, Failure
@@ -23,6 +23,8 @@ from tasks.runtime import EngineHost
 
 log = logging.getLogger(__name__)
 
+#: How long a task waits for a Redis that is away; then the front door sends it again. Seconds.
+_LOAD_TIMEOUT_SECONDS = 60.0
 #: How long the closing entry may take to reach Redis. Seconds.
 _CLOSE_TIMEOUT_SECONDS = 10.0
 
@@ -40,6 +42,17 @@ class Report:
         if self.first_token is None:
             self.first_token = time.monotonic() - started
         self.chunks += 1
+
+
+async def load(host: EngineHost, request_id: str) -> RequestRecord | None:
+    """Return the request's record; None when it has expired, or Redis stays away."""
+    try:
+        async with asyncio.timeout(_LOAD_TIMEOUT_SECONDS):
+            text = await host.publisher.insist(lambda: host.publisher.client.get(names.request(request_id)))
+    except TimeoutError:
+        log.error("The request's record cannot be read", extra={"request_id": request_id})
+        return None
+    return RequestRecord.from_json(text) if text else None
 
 
 async def serve(host: EngineHost, record: RequestRecord, attempt: int) -> Report:

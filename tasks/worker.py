@@ -47,6 +47,7 @@ class EngineStep(bootsteps.StartStopStep):
             log.info("GPUs are pinned", extra={"cuda_visible_devices": os.environ["CUDA_VISIBLE_DEVICES"]})
         self._settings = Settings.from_env()
         self._specs = self._choose_models(worker, models)
+        take_without_acknowledging(worker.app)
         self._host: EngineHost | None = None
         self._heartbeat: Heartbeat | None = None
 
@@ -102,6 +103,18 @@ class EngineStep(bootsteps.StartStopStep):
             return {}
         engines = {name: engine.info().to_dict() for name, engine in self._host.engines.items()}
         return {"engines": engines, "in_flight": self._host.in_flight, "time": time.time()}
+
+
+def take_without_acknowledging(app: Celery) -> None:
+    """Let a message be gone from its queue once it is taken, with nothing to acknowledge.
+
+    Celery acknowledges early here, yet between taking and acknowledging kombu keeps a
+    message for redelivery; a Redis that goes away just then makes it end the whole worker
+    (kombu 5.7: ``'NoneType' object has no attribute 'hostname'``). A message lost with its
+    worker is noticed and sent again by the front door (``webapp.supervisor``).
+    """
+    for queue in app.amqp.queues.consume_from.values():
+        queue.no_ack = True
 
 
 def attach(app: Celery, step: type[bootsteps.StartStopStep]) -> None:
