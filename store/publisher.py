@@ -255,7 +255,7 @@ class Publisher:
         try:
             return int(await self.client.evalsha(self._hashes[script], keys, *arguments))
         except NoScriptError:
-            del self._hashes[script]
+            self._hashes.pop(script, None)
             return await self.run_script(script, keys, *arguments)
 
     async def _deliver(self, writers: list[LogWriter]) -> None:
