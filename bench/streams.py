@@ -65,11 +65,11 @@ async def follow(port: int, number: int, tokens: int) -> Seen:
     return seen
 
 
-async def load(stack: Stack, web: list[int], streams: int, tokens: int) -> tuple[list[Seen], int]:
-    """Open all streams over two seconds; return what they saw and the front door's peak memory."""
+async def load(stack: Stack, web: list[int], streams: int, tokens: int, ramp: float) -> tuple[list[Seen], int]:
+    """Open all streams over ``ramp`` seconds; return what they saw and the front door's peak memory."""
 
     async def one(number: int) -> Seen:
-        await asyncio.sleep(2.0 * number / streams)
+        await asyncio.sleep(ramp * number / streams)
         return await follow(stack.port, number, tokens)
 
     peak = 0
@@ -108,6 +108,7 @@ def main() -> int:
     parser = argparse.ArgumentParser(prog="python -m bench.streams", description=__doc__)
     parser.add_argument("--streams", type=int, default=1000)
     parser.add_argument("--seconds", type=int, default=20)
+    parser.add_argument("--ramp", type=float, default=8.0, help="seconds over which the streams are opened (default 8)")
     arguments = parser.parse_args()
     tokens = int(arguments.seconds * TOKENS_PER_SECOND)
     models = {"load": {"model_path": "none", "engine": "fake", "tokensPerSecond": TOKENS_PER_SECOND}}
@@ -117,13 +118,13 @@ def main() -> int:
         try:
             worker = stack.start_worker("load", ["--models", "load", "-c", threads])
             web = workers_of(stack.start_web())
-            asyncio.run(load(stack, web, 20, 5))
+            asyncio.run(load(stack, web, 20, 5, 0.0))
             idle = sum(rss(pid) for pid in web)
             redis_before = int(stack.client.info("memory")["used_memory"])
             pids = {"front door": web, "worker": [worker.pid], "Redis": [stack.redis.pid]}
             before = {name: sum(cpu(pid) for pid in own) for name, own in pids.items()}
             began = time.monotonic()
-            seen, peak = asyncio.run(load(stack, web, arguments.streams, tokens))
+            seen, peak = asyncio.run(load(stack, web, arguments.streams, tokens, arguments.ramp))
             took = time.monotonic() - began
             used = {name: sum(cpu(pid) for pid in own) - before[name] for name, own in pids.items()}
             redis_after = int(stack.client.info("memory")["used_memory"])
