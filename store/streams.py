@@ -115,10 +115,6 @@ def read(client: redis.Redis, request_id: str, after: EntryId = START, count: in
     return entries_from_rows(rows)
 
 
-def exists(client: redis.Redis, request_id: str) -> bool:
-    return bool(client.exists(names.log(request_id)))
-
-
 def end(client: redis.Redis, request_id: str, ttl: int, data: dict[str, Any]) -> bool:
     """Write the terminal entry from outside the worker. False when the log had ended."""
     keys = [names.log(request_id), names.log_channel(request_id), names.request(request_id)]
