@@ -28,7 +28,9 @@ def fleet(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Fleet]:
 @pytest.fixture(scope="module")
 def expected(fleet: Fleet) -> list[str]:
     outcomes = play(fleet, Undisturbed())
-    assert all(outcome.done and len(outcome.offsets) > 100 for outcome in outcomes)
+    # In characters, not in chunks: a busy machine sends the same text in fewer of them.
+    assert [(outcome.done, outcome.error) for outcome in outcomes] == [(True, "")] * STREAMS
+    assert min(len(outcome.text) for outcome in outcomes) > 200
     return [outcome.text for outcome in outcomes]
 
 
