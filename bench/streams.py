@@ -141,7 +141,8 @@ def report(
     print(f"streams opened           {streams}, {tokens} tokens each, {took:.1f} s in all")
     print(f"finished                 {sum(one.done for one in seen)}")
     print(f"errors                   {sorted({one.error for one in seen if one.error}) or 'none'}")
-    print(f"first event, p50 / p99   {statistics.median(firsts):.3f} s / {firsts[int(len(firsts) * 0.99) - 1]:.3f} s")
+    p99 = firsts[int(len(firsts) * 0.99) - 1]
+    print(f"first event, p50/p99/max {statistics.median(firsts):.3f} s / {p99:.3f} s / {firsts[-1]:.3f} s")
     print(f"longest pause            {max(one.longest_pause for one in seen):.2f} s")
     print(f"chunks a stream          {statistics.mean(one.chunks for one in seen):.0f}")
     print(f"front door, peak         {web / streams / 1024:.1f} KB a stream (private memory)")

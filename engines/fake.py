@@ -44,6 +44,8 @@ class FakeEngine(Engine):
         self._running = 0
         self._peak = 0
         self._dead = False
+        self._step: asyncio.Event | None = None
+        self._stepped = 0.0
 
     async def start(self) -> None:
         pass
@@ -59,11 +61,10 @@ class FakeEngine(Engine):
             count, finish = min(count, int(stop.group(1))), "stop"
         self._running += 1
         self._peak = max(self._peak, self._running)
-        started = time.monotonic()
         first = len(request.delivered)
         try:
             for index in range(first, count):
-                await self._pace(started, index - first)
+                await self._next_step()
                 last = index == count - 1
                 yield Chunk(
                     text=token_text(request.prompt, index),
@@ -92,13 +93,26 @@ class FakeEngine(Engine):
             )
         return wanted
 
-    async def _pace(self, started: float, index: int) -> None:
+    async def _next_step(self) -> None:
+        """Wait until the engine steps: all requests get their next token together, as in a real batch."""
         if self._dead:
             raise EngineDead("the fake engine was stopped")
-        if self.spec.tokens_per_second:
-            await asyncio.sleep(max(0.0, started + (index + 1) / self.spec.tokens_per_second - time.monotonic()))
-        else:
+        if not self.spec.tokens_per_second:
             await asyncio.sleep(0)
+            return
+        if self._step is None:
+            self._step = asyncio.Event()
+            loop = asyncio.get_running_loop()
+            period = 1 / self.spec.tokens_per_second
+            # A step follows the last one without a gap, or begins now when the engine was idle.
+            began = self._stepped if loop.time() - self._stepped < period else loop.time()
+            self._stepped = began + period
+            loop.call_at(self._stepped, self._end_step, self._step)
+        await self._step.wait()
+
+    def _end_step(self, step: asyncio.Event) -> None:
+        self._step = None
+        step.set()
 
     async def openai(self, call: HttpCall) -> AsyncGenerator[HttpStart | bytes, None]:
         body = json.loads(call.body)

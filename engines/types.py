@@ -41,7 +41,9 @@ class Usage:
     completion_tokens: int
 
     def to_dict(self) -> dict[str, int]:
-        return {**asdict(self), "total_tokens": self.prompt_tokens + self.completion_tokens}
+        # Written out: it is called for every token, and ``asdict`` copies deeply.
+        prompt, completion = self.prompt_tokens, self.completion_tokens
+        return {"prompt_tokens": prompt, "completion_tokens": completion, "total_tokens": prompt + completion}
 
 
 @dataclass(frozen=True)

@@ -1,7 +1,7 @@
 """Entries of the token log: their ids, kinds and wire format."""
 
 import json
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
 #: The sequence number of a terminal entry: Redis refuses anything behind it in the
@@ -39,7 +39,9 @@ class Kind:
 
     #: JSON: the worker of the attempt. First of every attempt.
     OPEN = "o"
-    #: JSON: new text (``t``), its index (``i``) and the tokens it came from (``k``).
+    #: JSON, written once by the worker and passed through untouched: the ``choices`` element of the
+    #: native API's chunk, ``{"index": 0, "text": new text, "offset": its index}``. The log keeps the
+    #: tokens it came from beside it; followers are not sent them.
     TEXT = "t"
     #: JSON: status and content type of an HTTP answer. Before its body.
     HEAD = "h"
@@ -70,13 +72,15 @@ class Outcome:
     ERROR = "error"
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, slots=True)
 class Entry:
     """One entry as a reader gets it."""
 
     id: EntryId
     kind: str
     data: bytes
+    #: Token ids of a ``TEXT``, separated by commas; empty where it was heard and not read.
+    tokens: bytes = field(default=b"", compare=False)
 
     @property
     def terminal(self) -> bool:
@@ -86,19 +90,31 @@ class Entry:
         value: dict[str, Any] = json.loads(self.data)
         return value
 
-    def frame(self, previous: EntryId) -> bytes:
-        """The entry as it is published: ``<previous id> <id> <kind> <data>``.
-
-        The previous id tells a follower whether it missed something in between.
-        """
-        return b"%s %s %s %s" % (str(previous).encode(), str(self.id).encode(), self.kind.encode(), self.data)
-
     @staticmethod
     def parse_frame(frame: bytes) -> tuple[EntryId, "Entry"]:
+        """Parse an entry as the scripts publish it: ``<previous id> <id> <kind> <data>``.
+
+        The previous id tells a follower whether it missed something in between. Raises
+        ``ValueError`` for anything else.
+        """
         previous, own, kind, data = frame.split(b" ", 3)
-        return EntryId.parse(previous), Entry(EntryId.parse(own), kind.decode(), data)
+        return _parse_trusted(previous), Entry(_parse_trusted(own), kind.decode(), data)
+
+
+def _parse_trusted(text: bytes) -> EntryId:
+    """As ``EntryId.parse``, for what Redis wrote itself: every token of every stream passes here."""
+    attempt, _, sequence = text.partition(b"-")
+    return EntryId(int(attempt), int(sequence))
+
+
+_encoder = json.JSONEncoder(ensure_ascii=False, separators=(",", ":"))
 
 
 def encode(value: dict[str, Any]) -> bytes:
     """JSON as compact as it gets."""
-    return json.dumps(value, ensure_ascii=False, separators=(",", ":")).encode()
+    return _encoder.encode(value).encode()
+
+
+def encode_choice(text: str, offset: int) -> bytes:
+    """The data of a ``TEXT`` entry."""
+    return f'{{"index":0,"text":{_encoder.encode(text)},"offset":{offset}}}'.encode()

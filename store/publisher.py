@@ -13,181 +13,48 @@ import redis.asyncio
 from redis.exceptions import NoScriptError, RedisError
 
 from store import names
-from store.entries import LAST_SEQUENCE, Entry, EntryId, Kind, encode
-from store.errors import LogBroken, Superseded
-from store.streams import APPEND, END, FIRST_SEQUENCE, OPEN, Delivered, entries_from_rows, require_written
+from store.streams import APPEND, Delivered, entries_from_rows
+from store.writer import LogWriter
 
 log = logging.getLogger(__name__)
 T = TypeVar("T")
 
+#: Writers in one call of the append script: one call holds Redis for well under a millisecond.
+MAX_BATCH = 32
 #: Pause between tries while Redis is away: doubles from the first to the second. Seconds.
 _RETRY_SECONDS = (0.05, 1.0)
 
 
-class LogWriter:
-    """Writes one attempt of one request. Made by :meth:`Publisher.writer`.
+class Batch:
+    """What one call of the append script carries."""
 
-    Every entry of the attempt is kept until the writer is dropped: a Redis that restarts
-    from its file may have lost the last second, and gets it again.
-    """
+    def __init__(self) -> None:
+        self.keys: list[str] = []
+        self.arguments: list[Any] = []
+        #: With the number of entries that each has sent when the call returns.
+        self.writers: list[tuple[LogWriter, int]] = []
 
-    def __init__(self, publisher: "Publisher", request_id: str, attempt: int, lifetime: int) -> None:
-        self._publisher = publisher
-        #: How long the log lives while it has not ended. Seconds.
-        self._lifetime = lifetime
-        self.request_id = request_id
-        self.attempt = attempt
-        #: Who heard the last batch; 0 means that nobody follows.
-        self.followers = 1
-        self.refused = False
-        #: Set when the entries could not be written for a reason that is a fault of ours.
-        self.failed = False
-        self.abandoned = False
-        self._keys = (names.log(request_id), names.log_channel(request_id), names.request(request_id))
-        self._index = 0
-        self._entries: list[Entry] = []
-        self._confirmed = 0
-        self._suspect = False
-        self._text: list[str] = []
-        self._tokens: list[int] = []
-        self._body: list[bytes] = []
-        self._settled = asyncio.Event()
+    @property
+    def full(self) -> bool:
+        return len(self.writers) >= MAX_BATCH
 
-    def skip(self, index: int) -> None:
-        """Earlier attempts delivered ``index`` chunks: the next one has that index."""
-        self._index = index
+    def add(self, writer: LogWriter, arguments: list[Any]) -> None:
+        self.keys += writer.keys
+        self.arguments += arguments
+        self.writers.append((writer, writer.length))
 
-    async def open(self, data: dict[str, Any]) -> None:
-        """Take the log over for this attempt. Raises ``Superseded`` when that is refused."""
-        payload = encode(data)
-        arguments = (*self._keys, self._lifetime, self.attempt, payload)
-        result = await self._publisher.insist(lambda: self._publisher.run_script(OPEN, 3, *arguments))
-        self.followers = require_written(result, self.request_id)
-        self._entries.append(Entry(EntryId(self.attempt, FIRST_SEQUENCE), Kind.OPEN, payload))
-        self._confirmed = 1
-
-    def text(self, text: str, token_ids: tuple[int, ...]) -> None:
-        """Add new text. Raises ``Superseded`` once an append was refused."""
-        self._check()
-        self._tokens.extend(token_ids)
-        if text:
-            self._text.append(text)
-            self._publisher.wake(self)
-
-    def body(self, data: bytes) -> None:
-        """Add bytes of an HTTP body. Raises ``Superseded`` once an append was refused."""
-        self._check()
-        self._body.append(data)
-        self._publisher.wake(self)
-
-    def head(self, data: dict[str, Any]) -> None:
-        """Add the head of an HTTP answer. Raises ``Superseded`` once an append was refused."""
-        self._check()
-        self._add(Kind.HEAD, encode(data))
-        self._publisher.wake(self)
-
-    async def end(self, data: dict[str, Any]) -> None:
-        """Write what is left and the terminal entry, and wait until Redis has it."""
-        await self._finish(Kind.END, data)
-
-    async def release(self, data: dict[str, Any]) -> None:
-        """Write what is left and let go of the request, and wait until Redis has it."""
-        await self._finish(Kind.RELEASE, data)
-
-    async def _finish(self, kind: str, data: dict[str, Any]) -> None:
-        self._check()
-        if not self._entries:
-            await self._finish_unopened(kind, data)
-            return
-        self._seal()
-        self._entries.append(Entry(EntryId(self.attempt, LAST_SEQUENCE), kind, encode(data)))
-        self._settled.clear()
-        self._publisher.wake(self)
-        await self._settled.wait()
-        self._check()
-
-    async def _finish_unopened(self, kind: str, data: dict[str, Any]) -> None:
-        """The attempt never opened: there is nothing to let go of, but it can be ended."""
-        if kind == Kind.END:
-            arguments = (*self._keys, self._publisher.ttl, encode(data))
-            await self._publisher.insist(lambda: self._publisher.run_script(END, 3, *arguments))
-
-    def leave(self) -> None:
-        """The request is served no more: what Redis has not taken yet need not be sent."""
-        self.abandoned = True
-
-    def _check(self) -> None:
-        if self.failed:
-            raise LogBroken(f"the token log of {self.request_id} could not be written")
-        if self.refused:
-            raise Superseded(f"the token log of {self.request_id} was taken over")
-
-    def _seal(self) -> None:
-        """Turn what has gathered into one entry."""
-        if self._text:
-            payload = {"i": self._index, "t": "".join(self._text), "k": self._tokens}
-            self._add(Kind.TEXT, encode(payload))
-            self._text, self._tokens = [], []
-            self._index += 1
-        if self._body:
-            self._add(Kind.BODY, b"".join(self._body))
-            self._body = []
-
-    def _add(self, kind: str, data: bytes) -> None:
-        self._entries.append(Entry(EntryId(self.attempt, len(self._entries) + FIRST_SEQUENCE), kind, data))
-
-    # Called by the publisher.
-
-    def append_arguments(self) -> list[Any] | None:
-        """Return the arguments of the append script for all that is not confirmed, or None."""
-        self._seal()
-        waiting = self._entries[self._confirmed :]
-        if not waiting:
-            return None
-        ttl = self._publisher.ttl if waiting[-1].terminal else self._lifetime
-        arguments: list[Any] = [ttl, str(self._entries[self._confirmed - 1].id)]
-        for entry in waiting:
-            arguments += [str(entry.id), entry.kind, entry.data]
-        return [*self._keys, *arguments]
-
-    def written(self, count: int, followers: int) -> None:
-        self._confirmed = count
-        self.followers = followers
-        if self._confirmed == len(self._entries):
-            self._settled.set()
-
-    def refuse(self) -> None:
-        self.refused = True
-        self._settled.set()
-
-    def fail(self) -> None:
-        self.failed = True
-        self._settled.set()
-
-    def suspect(self) -> None:
-        """Redis may have taken the last batch or not, or may have lost what it had."""
-        self._suspect = True
-
-    async def recover(self) -> None:
-        """After an outage: find out what the log holds, so that exactly the rest is sent."""
-        if not self._suspect:
-            return
-        rows: Any = await self._publisher.client.xrevrange(self._keys[0], count=1)
-        last = entries_from_rows(rows)[0].id if rows else EntryId(0, 0)
-        if last.attempt > self.attempt:
-            self.refuse()
-            return
-        held = sum(1 for entry in self._entries if entry.id <= last)
-        if held == 0:
-            # The log is gone, opening entry and all: take it over once more.
-            first = self._entries[0]
-            opened = await self._publisher.run_script(OPEN, 3, *self._keys, self._lifetime, self.attempt, first.data)
-            if opened == -1:
-                self.refuse()
-                return
-            held = 1
-        self.written(held, self.followers)
-        self._suspect = False
+    def settle(self, results: list[int]) -> list[LogWriter]:
+        """Tell the writers what came of it; return those to try again."""
+        again = []
+        for (writer, count), result in zip(self.writers, results, strict=True):
+            if result == -2:
+                writer.suspect()
+                again.append(writer)
+            elif result == -1:
+                writer.refuse()
+            else:
+                writer.written(count, result)
+        return again
 
 
 class Publisher:
@@ -276,29 +143,29 @@ class Publisher:
         """Append for every writer in one round trip; return those to try again."""
         if APPEND not in self._hashes:
             self._hashes[APPEND] = await self.client.script_load(APPEND)
-        pipeline = self.client.pipeline(transaction=False)
-        sent: list[tuple[LogWriter, int]] = []
+        batches = [Batch()]
         for writer in writers:
             await writer.recover()
-            arguments = None if writer.refused else writer.append_arguments()
-            if arguments is not None:
-                pipeline.evalsha(self._hashes[APPEND], 3, *arguments)
-                sent.append((writer, len(writer._entries)))
+            arguments = [] if writer.refused else writer.append_arguments()
+            if arguments:
+                if batches[-1].full:
+                    batches.append(Batch())
+                batches[-1].add(writer, arguments)
+        if not batches[0].writers:
+            return []
+        pipeline = self.client.pipeline(transaction=False)
+        for batch in batches:
+            pipeline.evalsha(self._hashes[APPEND], len(batch.keys), *batch.keys, *batch.arguments)
         results = await pipeline.execute(raise_on_error=False)
-        again = []
-        for (writer, count), result in zip(sent, results, strict=True):
+        again: list[LogWriter] = []
+        for batch, result in zip(batches, results, strict=True):
             if isinstance(result, NoScriptError):
                 self._hashes.pop(APPEND, None)
-                again.append(writer)
+                again += (writer for writer, _ in batch.writers)
             elif isinstance(result, Exception):
                 # A full memory or disk, a replica that takes no writes: they pass, and each
                 # request's own deadline bounds the wait.
                 raise result
-            elif result == -2:
-                writer.suspect()
-                again.append(writer)
-            elif result == -1:
-                writer.refuse()
             else:
-                writer.written(count, result)
+                again += batch.settle(result)
         return again

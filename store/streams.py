@@ -18,37 +18,51 @@ from store.errors import Superseded
 #: Most entries a log keeps; a request may have 2**17 chunks before the oldest go.
 MAX_ENTRIES = 131_072
 
-#: KEYS log, channel, record; ARGV ttl, previous id, then id, kind, data for each entry. Every
-#: entry is published with the id before it. At the end the record expires with the log, so
-#: that a log that has expired is never taken for a request that nobody has begun. Returns
-#: the number of followers, -1 when refused, -2 when the log does not end where the writer
-#: believes.
+#: Appends for many writers in one call. KEYS: log, channel and record of each; ARGV of each: ttl
+#: (empty until the log ends: it was set when it was opened), previous id, number of entries, then
+#: id, kind, data and tokens of each entry. Every entry is published with the id before it, without
+#: its tokens. At the end the record expires with the log, so that a log that has expired is never
+#: taken for a request that nobody has begun. Returns for each writer the number of followers, -1
+#: when refused, -2 when the log does not end where the writer believes.
 APPEND = """
-local previous = ARGV[2]
-local followers = 0
-local last = redis.call('XREVRANGE', KEYS[1], '+', '-', 'COUNT', 1)
-local held = last[1] and last[1][1] or '0-0'
-if held ~= previous then
-  -- A newer attempt, or an end that is not the writer's own: refused. Else the log lost its tail, or
-  -- has this batch already: the writer finds out and sends exactly the rest.
-  local attempt = tonumber(string.match(held, '^(%d+)-'))
-  local own = tonumber(string.match(ARGV[3], '^(%d+)-'))
-  if attempt > own then return -1 end
-  if attempt == own and last[1][2][2] == 'e' and last[1][2][4] ~= ARGV[#ARGV] then return -1 end
-  return -2
-end
-for i = 3, #ARGV, 3 do
-  local added = redis.pcall('XADD', KEYS[1], 'MAXLEN', '~', MAX_ENTRIES, ARGV[i], 'k', ARGV[i+1], 'd', ARGV[i+2])
-  if type(added) == 'table' and added.err then
-    if string.find(added.err, 'equal or smaller') then return -1 end
-    return added
+local function append(log, channel, record, at)
+  local ttl, previous, count = ARGV[at], ARGV[at+1], tonumber(ARGV[at+2])
+  local last = redis.call('XREVRANGE', log, '+', '-', 'COUNT', 1)
+  local held = last[1] and last[1][1] or '0-0'
+  if held ~= previous then
+    -- A newer attempt, or an end that is not the writer's own: refused. Else the log lost its tail,
+    -- or has this batch already: the writer finds out and sends exactly the rest.
+    local attempt = tonumber(string.match(held, '^(%d+)-'))
+    local own = tonumber(string.match(ARGV[at+3], '^(%d+)-'))
+    if attempt > own then return -1 end
+    if attempt == own and last[1][2][2] == 'e' and last[1][2][4] ~= ARGV[at+4*count+1] then return -1 end
+    return -2
   end
-  followers = redis.call('PUBLISH', KEYS[2], previous .. ' ' .. ARGV[i] .. ' ' .. ARGV[i+1] .. ' ' .. ARGV[i+2])
-  previous = ARGV[i]
-  if ARGV[i+1] == 'e' then redis.call('EXPIRE', KEYS[3], ARGV[1]) end
+  local followers = 0
+  for i = at + 3, at + 4 * count - 1, 4 do
+    local id, kind, data, tokens = ARGV[i], ARGV[i+1], ARGV[i+2], ARGV[i+3]
+    local added = redis.pcall('XADD', log, 'MAXLEN', '~', MAX_ENTRIES, id, 'k', kind, 'd', data, 'n', tokens)
+    if type(added) == 'table' and added.err then
+      if string.find(added.err, 'equal or smaller') then return -1 end
+      return added
+    end
+    followers = redis.call('PUBLISH', channel, previous .. ' ' .. id .. ' ' .. kind .. ' ' .. data)
+    previous = id
+    if kind == 'e' then redis.call('EXPIRE', record, ttl) end
+  end
+  if ttl ~= '' then redis.call('EXPIRE', log, ttl) end
+  return followers
 end
-redis.call('EXPIRE', KEYS[1], ARGV[1])
-return followers
+local results = {}
+local at = 1
+for writer = 1, #KEYS / 3 do
+  local key = 3 * writer - 2
+  local result = append(KEYS[key], KEYS[key+1], KEYS[key+2], at)
+  if type(result) == 'table' then return result end
+  results[writer] = result
+  at = at + 3 + 4 * tonumber(ARGV[at+2])
+end
+return results
 """.replace("MAX_ENTRIES", str(MAX_ENTRIES))
 
 #: KEYS log, channel, record; ARGV ttl, attempt, data of the opening entry. Returns -1 when the
@@ -60,7 +74,7 @@ if last[1] then
   previous = last[1][1]
   if last[1][2][2] == 'e' then return -1 end
 end
-local added = redis.pcall('XADD', KEYS[1], ARGV[2] .. '-1', 'k', 'o', 'd', ARGV[3])
+local added = redis.pcall('XADD', KEYS[1], ARGV[2] .. '-1', 'k', 'o', 'd', ARGV[3], 'n', '')
 if type(added) == 'table' and added.err then
   if not string.find(added.err, 'equal or smaller') then return added end
   -- The same opening again: its answer was lost on the way.
@@ -85,7 +99,7 @@ if last[1] then
   if last[1][2][2] == 'r' then attempt = tostring(tonumber(attempt) + 1) end
 end
 local id = attempt .. '-18446744073709551615'
-redis.call('XADD', KEYS[1], id, 'k', 'e', 'd', ARGV[2])
+redis.call('XADD', KEYS[1], id, 'k', 'e', 'd', ARGV[2], 'n', '')
 redis.call('EXPIRE', KEYS[1], ARGV[1])
 redis.call('EXPIRE', KEYS[3], ARGV[1])
 return redis.call('PUBLISH', KEYS[2], previous .. ' ' .. id .. ' e ' .. ARGV[2])
@@ -96,7 +110,7 @@ return redis.call('PUBLISH', KEYS[2], previous .. ' ' .. id .. ' e ' .. ARGV[2])
 #: worker was faster.
 RELEASE_UNOPENED = """
 if redis.call('EXISTS', KEYS[1]) == 1 then return -1 end
-redis.call('XADD', KEYS[1], '1-1', 'k', 'r', 'd', ARGV[2])
+redis.call('XADD', KEYS[1], '1-1', 'k', 'r', 'd', ARGV[2], 'n', '')
 redis.call('EXPIRE', KEYS[1], ARGV[1])
 return redis.call('PUBLISH', KEYS[2], '0-0 1-1 r ' .. ARGV[2])
 """
@@ -137,11 +151,11 @@ class Delivered:
 
     @property
     def text(self) -> str:
-        return "".join(entry.json()["t"] for entry in self.entries if entry.kind == Kind.TEXT)
+        return "".join(entry.json()["text"] for entry in self.entries if entry.kind == Kind.TEXT)
 
     @property
     def tokens(self) -> tuple[int, ...]:
-        return tuple(token for entry in self.entries if entry.kind == Kind.TEXT for token in entry.json()["k"])
+        return tuple(int(token) for entry in self.entries if entry.tokens for token in entry.tokens.split(b","))
 
     @property
     def next_index(self) -> int:
@@ -172,7 +186,9 @@ def delivered(client: redis.Redis, request_id: str) -> Delivered:
 
 
 def entries_from_rows(rows: Sequence[tuple[bytes, dict[bytes, bytes]]]) -> list[Entry]:
-    return [Entry(EntryId.parse(entry_id), fields[b"k"].decode(), fields[b"d"]) for entry_id, fields in rows]
+    return [
+        Entry(EntryId.parse(entry_id), fields[b"k"].decode(), fields[b"d"], fields[b"n"]) for entry_id, fields in rows
+    ]
 
 
 def require_written(result: int, request_id: str) -> int:

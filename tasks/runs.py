@@ -9,8 +9,8 @@ from enum import Enum
 from redis.exceptions import RedisError
 
 from store.control import Command
-from store.publisher import LogWriter
 from store.requests import RequestRecord
+from store.writer import LogWriter
 
 #: A request that nobody has followed for this long lets go of its GPU share. Seconds. Longer
 #: than a front door takes to come back, so that its clients find their streams running.

@@ -13,7 +13,7 @@ from engines.registry import ModelSpec
 from store import control, outcomes, streams
 from store.control import Command
 from store.entries import LAST_SEQUENCE, START, Entry, EntryId, Kind, Reason, encode
-from store.hub import Follower
+from store.follower import Follower
 from store.presence import Fleet
 from store.requests import RequestRecord
 from tasks import client
@@ -90,6 +90,10 @@ class Following:
         """The last entry that was given out."""
         return self._follower.position
 
+    def shortcut(self, take: Callable[[Entry], bool]) -> None:
+        """As ``Follower.shortcut``; for entries that are neither the first nor the last of an attempt."""
+        self._follower.shortcut(take)
+
     def entries(self, gone: Callable[[], bool]) -> Iterator[Entry | None]:
         """Yield the log's entries, the terminal one last; None for every ``keepalive`` of silence.
 
@@ -97,12 +101,11 @@ class Following:
         told to stop.
         """
         keepalive = self._services.settings.keepalive
-        spoke = time.monotonic()
+        told = time.monotonic()
         for entry in self._follower.entries(idle=min(_LOOK_SECONDS, keepalive)):
             if entry is not None:
                 self._watch.saw(entry)
                 self._ended = entry.terminal
-                spoke = time.monotonic()
                 yield entry
             elif gone():
                 raise ClientGone
@@ -115,8 +118,8 @@ class Following:
                 self._ended = True
                 yield self._end_late()
                 return
-            if time.monotonic() - spoke >= keepalive:
-                spoke = time.monotonic()
+            if time.monotonic() - max(told, self._follower.heard) >= keepalive:
+                told = time.monotonic()
                 yield None
 
     def leave(self) -> None:

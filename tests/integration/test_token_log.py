@@ -13,9 +13,11 @@ from launcher.redis_server import RedisServer
 from store import names, outcomes, streams
 from store.entries import LAST_SEQUENCE, START, Entry, EntryId, Kind, Outcome, encode
 from store.errors import Superseded
-from store.hub import MAX_WAITING, Hub
-from store.publisher import LogWriter, Publisher
+from store.follower import MAX_WAITING
+from store.hub import Hub
+from store.publisher import Publisher
 from store.redis import connect, connect_async
+from store.writer import LogWriter
 from tests.waiting import until
 
 TTL = 60
@@ -49,11 +51,11 @@ async def write(writer: LogWriter, words: list[str]) -> None:
 
 
 def text_of(entries: list[Entry]) -> str:
-    return "".join(entry.json()["t"] for entry in entries if entry.kind == Kind.TEXT)
+    return "".join(entry.json()["text"] for entry in entries if entry.kind == Kind.TEXT)
 
 
 def tokens_of(entries: list[Entry]) -> list[int]:
-    return [token for entry in entries if entry.kind == Kind.TEXT for token in entry.json()["k"]]
+    return [int(token) for entry in entries if entry.tokens for token in entry.tokens.split(b",")]
 
 
 def test_a_log_holds_opening_text_and_one_end(redis_server: RedisServer, redis_client: redis.Redis) -> None:
@@ -97,7 +99,7 @@ def test_a_superseded_writer_is_refused_by_redis(redis_server: RedisServer, redi
     publish(redis_server.url, work)
     entries = streams.read(redis_client, "r")
     assert text_of(entries) == "abc"
-    assert [entry.json()["i"] for entry in entries if entry.kind == Kind.TEXT] == [0, 1, 2]
+    assert [entry.json()["offset"] for entry in entries if entry.kind == Kind.TEXT] == [0, 1, 2]
     assert [entry.kind for entry in entries].count(Kind.END) == 1
 
 
@@ -175,7 +177,7 @@ def test_a_slow_follower_misses_nothing_and_keeps_a_bounded_queue(
             await writer.end(FINISHED)
 
         publish(redis_server.url, work)
-        assert follower._mailbox._queue.qsize() <= MAX_WAITING
+        assert len(follower._waiting) <= MAX_WAITING
         entries = [entry for entry in follower.entries(idle=5) if entry is not None]
     assert text_of(entries) == "".join(words)
     assert entries == streams.read(redis_client, "r")

@@ -14,7 +14,8 @@ from store.outcomes import Code, Failure
 from store.requests import RequestRecord, new_request_id
 from webapp import access, auth, errors, generation, idempotency, sse
 from webapp.connection import client_gone
-from webapp.generation import ClientGone
+from webapp.generation import ClientGone, Following
+from webapp.outlet import write_out
 from webapp.services import Services
 
 
@@ -52,7 +53,7 @@ def relay(own: Services, spec: ModelSpec, path: str, body: dict[str, Any]) -> Re
         try:
             head = _head(entries, patient=not body.get("stream"))
             if head is None or head["content_type"].startswith("text/event-stream"):
-                return sse.response(_events(stack.pop_all(), entries), head["status"] if head else 200)
+                return sse.response(_events(stack.pop_all(), following, entries), head["status"] if head else 200)
             return Response(_whole_body(entries), status=head["status"], content_type=head["content_type"])
         except ClientGone:
             return Response(status=499)
@@ -84,20 +85,25 @@ def _whole_body(entries: Iterator[Entry | None]) -> bytes:
     return b"".join(parts)
 
 
-def _events(stack: ExitStack, entries: Iterator[Entry | None]) -> Iterator[bytes]:
+def _events(stack: ExitStack, following: Following, entries: Iterator[Entry | None]) -> Iterator[bytes]:
+    status = 200
+
+    def write(entry: Entry | None) -> bytes:
+        nonlocal status
+        if entry is None:
+            return sse.KEEPALIVE
+        if entry.kind == Kind.HEAD:
+            status = entry.json()["status"]
+        elif entry.kind == Kind.BODY:
+            # A refusal that comes after the stream was begun is JSON: one event.
+            return entry.data if status == 200 else sse.event(entry.data)
+        elif entry.terminal and entry.json()["outcome"] != Outcome.FINISHED:
+            return sse.event(encode(errors.openai_body(_failure(entry))))
+        return b""
+
     with stack:
-        status = 200
         try:
-            for entry in entries:
-                if entry is None:
-                    yield sse.KEEPALIVE
-                elif entry.kind == Kind.HEAD:
-                    status = entry.json()["status"]
-                elif entry.kind == Kind.BODY:
-                    # A refusal that comes after the stream was begun is JSON: one event.
-                    yield entry.data if status == 200 else sse.event(entry.data)
-                elif entry.terminal and entry.json()["outcome"] != Outcome.FINISHED:
-                    yield sse.event(encode(errors.openai_body(_failure(entry))))
+            yield from write_out(following, entries, write, lambda entry: entry.kind == Kind.BODY)
         except ClientGone:
             return
 

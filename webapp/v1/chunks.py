@@ -26,7 +26,11 @@ class ChunkWriter:
     def __init__(self, request_id: str, metadata: dict[str, str] | None, offset: int) -> None:
         self._id = request_id
         self._metadata = metadata
-        self._next_offset = offset
+        self._offset = offset
+        self._last: Entry | None = None
+        # What stands around a choice is the same in every chunk but the last.
+        self._head = encode({"id": request_id, "object": "text_completion.chunk"})[:-1] + b',"choices":['
+        self._tail = b"]}" if metadata is None else b'],"metadata":' + encode(metadata) + b"}"
 
     @classmethod
     def of(cls, record: RequestRecord, offset: int) -> "ChunkWriter":
@@ -39,9 +43,8 @@ class ChunkWriter:
         if entry is None:
             yield None
         elif entry.kind == Kind.TEXT:
-            data = entry.json()
-            self._next_offset = data["i"] + 1
-            yield self._piece(entry, {"index": 0, "text": data["t"], "offset": data["i"]})
+            self._last = entry
+            yield Piece(self._head + entry.data + self._tail, str(entry.id))
         elif entry.terminal:
             yield from self._end(entry, entry.json())
 
@@ -50,13 +53,14 @@ class ChunkWriter:
             yield Piece(encode({"id": self._id, "error": end["error"]}), str(entry.id), "error")
             return
         choice = {"index": 0, "text": "", "finish_reason": end["reason"], "offset": self._next_offset}
-        yield self._piece(entry, choice, usage=end["usage"])
-        yield DONE
-
-    def _piece(self, entry: Entry, choice: dict[str, Any], usage: dict[str, int] | None = None) -> Piece:
         chunk: dict[str, Any] = {"id": self._id, "object": "text_completion.chunk", "choices": [choice]}
         if self._metadata is not None:
             chunk["metadata"] = self._metadata
-            if usage is not None:
-                chunk["usage"] = usage
-        return Piece(encode(chunk), str(entry.id))
+            if end["usage"] is not None:
+                chunk["usage"] = end["usage"]
+        yield Piece(encode(chunk), str(entry.id))
+        yield DONE
+
+    @property
+    def _next_offset(self) -> int:
+        return self._offset if self._last is None else int(self._last.json()["offset"]) + 1

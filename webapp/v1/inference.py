@@ -2,6 +2,7 @@
 
 from collections.abc import Iterator
 from contextlib import ExitStack
+from itertools import chain
 from typing import Any
 
 from flask import Blueprint, Response, jsonify
@@ -14,6 +15,7 @@ from webapp import access, errors, sse
 from webapp.bodies import parse
 from webapp.connection import client_gone
 from webapp.generation import ClientGone, Following, ProcessStopping
+from webapp.outlet import write_out
 from webapp.services import Services, services
 from webapp.v1 import admission
 from webapp.v1.chunks import ChunkWriter
@@ -33,7 +35,7 @@ def infer() -> Response:
         try:
             for entry in following.entries(client_gone()):
                 if entry is not None and entry.kind == Kind.TEXT:
-                    texts.append(entry.json()["t"])
+                    texts.append(entry.json()["text"])
                 elif entry is not None and entry.terminal:
                     return jsonify(_answer(record, "".join(texts), require_finished(entry)))
         except ClientGone:
@@ -94,12 +96,16 @@ def _events(
     rest: Iterator[Entry | None],
 ) -> Iterator[bytes]:
     chunks = ChunkWriter.of(record, following.offset)
+
+    def write(entry: Entry | None) -> bytes:
+        return b"".join(
+            sse.event(chunk.data, chunk.event_id, chunk.name) if chunk else sse.KEEPALIVE
+            for chunk in chunks.write(entry)
+        )
+
     with stack:
         try:
-            for source in (iter(first), rest):
-                for entry in source:
-                    for chunk in chunks.write(entry):
-                        yield sse.event(chunk.data, chunk.event_id, chunk.name) if chunk else sse.KEEPALIVE
+            yield from write_out(following, chain(first, rest), write, lambda entry: entry.kind == Kind.TEXT)
         except ClientGone:
             return
         except ProcessStopping:

@@ -1,0 +1,133 @@
+"""One reader of one token log, woken by the hub."""
+
+import logging
+import threading
+import time
+from collections import deque
+from collections.abc import Callable, Iterator
+from types import TracebackType
+from typing import TYPE_CHECKING
+
+import redis
+from redis.exceptions import RedisError
+
+from store import names, streams
+from store.entries import Entry, EntryId
+
+if TYPE_CHECKING:
+    from store.hub import Hub
+
+log = logging.getLogger(__name__)
+
+#: Entries that wait for a follower; when more come, it reads the log instead.
+MAX_WAITING = 256
+#: A follower that hears nothing looks into the log this often, whatever pub/sub does. Seconds.
+_RECHECK_SECONDS = 5.0
+
+
+class Follower:
+    """Reads one log to its end. Belongs to one thread; the hub's thread calls :meth:`hear` and :meth:`look`."""
+
+    def __init__(self, hub: "Hub", client: redis.Redis, request_id: str, after: EntryId) -> None:
+        self._hub = hub
+        self._client = client
+        self.request_id = request_id
+        #: The last entry that was given out.
+        self.position = after
+        #: When that was (``time.monotonic``).
+        self.heard = time.monotonic()
+        self._read_at = self.heard
+        self.channel = names.log_channel(request_id).encode()
+        self._arrived = threading.Condition(threading.Lock())
+        self._waiting: deque[tuple[EntryId, Entry]] = deque()
+        self._must_read = False
+        self._asleep = False
+        self._shortcut: Callable[[Entry], bool] | None = None
+
+    def __enter__(self) -> "Follower":
+        self._hub.attach(self)
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._hub.detach(self)
+
+    def shortcut(self, take: Callable[[Entry], bool] | None) -> None:
+        """Let the hub's thread offer entries to ``take`` while this follower's own thread sleeps.
+
+        ``take`` must not wait. What it takes (True) is not yielded by :meth:`entries`; what it
+        refuses is, in its order. It is never called while the own thread is awake.
+        """
+        with self._arrived:
+            self._shortcut = take
+
+    def entries(self, idle: float) -> Iterator[Entry | None]:
+        """Yield every entry up to the terminal one; None whenever ``idle`` seconds yielded none.
+
+        Never ends without a terminal entry: the caller has the deadline. A Redis that is
+        away shows as silence.
+        """
+        spoke = time.monotonic()
+        while True:
+            for entry in self._next(spoke + idle - time.monotonic()):
+                self.position = entry.id
+                self.heard = spoke = time.monotonic()
+                yield entry
+                if entry.terminal:
+                    return
+            if time.monotonic() - spoke >= idle:
+                yield None
+                spoke = time.monotonic()
+
+    def _next(self, wait: float) -> list[Entry]:
+        with self._arrived:
+            self._asleep = True
+            self._arrived.wait_for(lambda: self._waiting or self._must_read, max(0.0, min(wait, _RECHECK_SECONDS)))
+            self._asleep = False
+            if self._waiting:
+                previous, entry = self._waiting.popleft()
+                if entry.id <= self.position:
+                    return []
+                if previous == self.position:
+                    return [entry]
+            elif not self._must_read and time.monotonic() - max(self.heard, self._read_at) < _RECHECK_SECONDS:
+                return []
+            else:
+                self._must_read = False
+        return self._read_log()
+
+    def _read_log(self) -> list[Entry]:
+        self._read_at = time.monotonic()
+        try:
+            return streams.read(self._client, self.request_id, self.position)
+        except (RedisError, OSError):
+            log.warning("The token log cannot be read now", extra={"request_id": self.request_id})
+            return []
+
+    # Called by the hub's thread.
+
+    def hear(self, previous: EntryId, entry: Entry) -> None:
+        """Take an entry that was published with the id before it. Never waits."""
+        with self._arrived:
+            if (
+                self._asleep
+                and self._shortcut is not None
+                and not self._waiting
+                and previous == self.position
+                and self._shortcut(entry)
+            ):
+                self.position = entry.id
+                self.heard = time.monotonic()
+                return
+            if len(self._waiting) < MAX_WAITING:
+                self._waiting.append((previous, entry))
+            else:
+                self._must_read = True
+            self._arrived.notify()
+
+    def look(self) -> None:
+        """Something may have been missed: the log must be read."""
+        with self._arrived:
+            self._must_read = True
+            self._arrived.notify()
