@@ -19,8 +19,8 @@ if TYPE_CHECKING:
 
 log = logging.getLogger(__name__)
 
-#: Entries that wait for a follower; when more come, it reads the log instead.
-MAX_WAITING = 256
+#: Entries that wait for a follower; when more come, it reads the log instead, as many at a time.
+MAX_WAITING = 64
 #: A follower that hears nothing looks into the log this often, whatever pub/sub does. Seconds.
 _RECHECK_SECONDS = 5.0
 
@@ -100,10 +100,14 @@ class Follower:
     def _read_log(self) -> list[Entry]:
         self._read_at = time.monotonic()
         try:
-            return streams.read(self._client, self.request_id, self.position)
+            found = streams.read(self._client, self.request_id, self.position, count=MAX_WAITING)
         except (RedisError, OSError):
             log.warning("The token log cannot be read now", extra={"request_id": self.request_id})
             return []
+        if len(found) == MAX_WAITING:
+            # Only so much at a time, for a reader may be slow. There may be more.
+            self.look()
+        return found
 
     # Called by the hub's thread.
 

@@ -6,6 +6,8 @@ it sleeps the hub's thread writes for it, framed as gunicorn would frame it; it 
 what the socket does not take at once is left to the thread.
 """
 
+import errno
+import logging
 import socket
 import struct
 from collections.abc import Callable, Iterable, Iterator
@@ -15,9 +17,13 @@ from flask import request
 from store.entries import Entry
 from webapp.generation import Following
 
+log = logging.getLogger(__name__)
+
 #: How long a client may take none of what is sent to it, before its connection is given up. Seconds.
 #: It can come back and resume.
-STALL_SECONDS = 30
+STALL_SECONDS = 60
+#: What the kernel keeps for a client that reads slowly; left to itself it keeps megabytes. Bytes.
+SEND_BUFFER = 128 * 1024
 
 
 class Outlet:
@@ -34,8 +40,9 @@ class Outlet:
         own = request.environ.get("gunicorn.socket")
         if type(own) is not socket.socket:
             return cls(None)
-        # gunicorn sends without a bound. This one ends its wait as a lost connection.
+        # gunicorn sends without a bound.
         own.setsockopt(socket.SOL_SOCKET, socket.SO_SNDTIMEO, struct.pack("ll", STALL_SECONDS, 0))
+        own.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, SEND_BUFFER)
         chunked = request.environ.get("SERVER_PROTOCOL") == "HTTP/1.1" and request.method != "HEAD"
         return cls(own if chunked else None)
 
@@ -47,7 +54,7 @@ class Outlet:
         """Send without waiting. False: the thread must call :meth:`flush`, and if that sends nothing, send ``data``."""
         if self._socket is None or self._rest:
             return False
-        framed = b"%X\r\n%b\r\n" % (len(data), data)
+        framed = _framed(data)
         try:
             sent = self._socket.send(framed, socket.MSG_DONTWAIT)
         except OSError:
@@ -61,8 +68,24 @@ class Outlet:
         if not self._rest or self._socket is None:
             return False
         rest, self._rest = self._rest, b""
-        self._socket.sendall(rest)
+        self._send_all(rest)
         return True
+
+    def send(self, data: bytes) -> None:
+        """Send, waiting. Raises ``OSError``: the client left, or took nothing for ``STALL_SECONDS``."""
+        self._send_all(_framed(data))
+
+    def _send_all(self, framed: bytes) -> None:
+        assert self._socket is not None
+        try:
+            self._socket.sendall(framed)
+        except BlockingIOError:
+            log.warning("A client took nothing for %d seconds, its connection is given up", STALL_SECONDS)
+            raise ConnectionResetError(errno.ECONNRESET, "the client does not read") from None
+
+
+def _framed(data: bytes) -> bytes:
+    return b"%X\r\n%b\r\n" % (len(data), data)
 
 
 def write_out(
@@ -80,13 +103,16 @@ def write_out(
     def take(entry: Entry) -> bool:
         return passes(entry) and outlet.offer(write(entry))
 
+    begun = False
     for entry in entries:
         if outlet.flush():
             # The rest was this entry's.
             continue
         data = write(entry)
-        if data:
+        if data and begun:
+            outlet.send(data)
+        elif data:
             yield data
             # Asked for more, so the head and this much are sent.
-            if outlet.usable:
-                following.shortcut(take)
+            begun = outlet.usable
+            following.shortcut(take)
