@@ -62,7 +62,10 @@ class Hub:
         """Subscribe; returns once Redis has confirmed. Raises ``redis.TimeoutError``."""
         with self._lock:
             channel = self._channels.get(follower.channel)
-            if channel is None:
+            if channel is not None:
+                # No confirmation will come that makes it look for what was said before.
+                follower.look()
+            else:
                 channel = self._channels[follower.channel] = Channel()
                 self._subscription.add(follower.channel)
             channel.followers += (follower,)

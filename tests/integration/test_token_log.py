@@ -183,6 +183,17 @@ def test_a_slow_follower_misses_nothing_and_keeps_a_bounded_queue(
     assert entries == streams.read(redis_client, "r")
 
 
+def test_a_second_follower_sees_what_was_said_before_it_came(
+    redis_server: RedisServer, redis_client: redis.Redis, hub: Hub
+) -> None:
+    with hub.follow("r"):
+        assert streams.end(redis_client, "r", TTL, FINISHED)
+        with hub.follow("r") as second:
+            entry = next(second.entries(idle=2))
+            assert entry is not None
+            assert entry.terminal
+
+
 def test_silence_is_told(hub: Hub) -> None:
     with hub.follow("r") as follower:
         entries = follower.entries(idle=0.1)
