@@ -23,6 +23,8 @@ log = logging.getLogger(__name__)
 MAX_WAITING = 64
 #: A follower that hears nothing looks into the log this often, whatever pub/sub does. Seconds.
 _RECHECK_SECONDS = 5.0
+#: The same after a look that failed. Seconds.
+_RETRY_SECONDS = 0.5
 
 
 class Follower:
@@ -36,7 +38,7 @@ class Follower:
         self.position = after
         #: When that was (``time.monotonic``).
         self.heard = time.monotonic()
-        self._read_at = self.heard
+        self._look_again = self.heard + _RECHECK_SECONDS
         self.channel = names.log_channel(request_id).encode()
         self._arrived = threading.Condition(threading.Lock())
         self._waiting: deque[tuple[EntryId, Entry]] = deque()
@@ -91,18 +93,20 @@ class Follower:
                     return []
                 if previous == self.position:
                     return [entry]
-            elif not self._must_read and time.monotonic() - max(self.heard, self._read_at) < _RECHECK_SECONDS:
+            elif not self._must_read and time.monotonic() < self._look_again:
                 return []
             else:
                 self._must_read = False
         return self._read_log()
 
     def _read_log(self) -> list[Entry]:
-        self._read_at = time.monotonic()
+        self._look_again = time.monotonic() + _RECHECK_SECONDS
         try:
             found = streams.read(self._client, self.request_id, self.position, count=MAX_WAITING)
         except (RedisError, OSError):
             log.warning("The token log cannot be read now", extra={"request_id": self.request_id})
+            # Soon again, for nothing else may come that tells of what was missed.
+            self._look_again = time.monotonic() + _RETRY_SECONDS
             return []
         if len(found) == MAX_WAITING:
             # Only so much at a time, for a reader may be slow. There may be more.
@@ -123,6 +127,7 @@ class Follower:
             ):
                 self.position = entry.id
                 self.heard = time.monotonic()
+                self._look_again = self.heard + _RECHECK_SECONDS
                 return
             if len(self._waiting) < MAX_WAITING:
                 self._waiting.append((previous, entry))

@@ -63,12 +63,14 @@ class Hub:
         with self._lock:
             channel = self._channels.get(follower.channel)
             if channel is not None:
+                channel.followers += (follower,)
                 # No confirmation will come that makes it look for what was said before.
                 follower.look()
             else:
                 channel = self._channels[follower.channel] = Channel()
+                # Before Redis is asked: the confirmation goes to those who are there.
+                channel.followers = (follower,)
                 self._subscription.add(follower.channel)
-            channel.followers += (follower,)
         if not channel.confirmed.wait(SUBSCRIBE_TIMEOUT_SECONDS):
             self.detach(follower)
             raise redis.TimeoutError("no subscription within the time allowed")

@@ -2,7 +2,7 @@
 
 from datetime import UTC, datetime
 
-from sqlalchemy import DateTime, MetaData, String
+from sqlalchemy import JSON, DateTime, ForeignKey, MetaData, String, UniqueConstraint
 from sqlalchemy.orm import DeclarativeBase, Mapped, mapped_column
 from sqlalchemy.types import TypeDecorator
 
@@ -50,3 +50,97 @@ class ApiKey(Base):
     rights: Mapped[str] = mapped_column(String(200))
     created_at: Mapped[datetime] = mapped_column(Utc, default=now)
     revoked_at: Mapped[datetime | None] = mapped_column(Utc)
+
+
+class TrainingJob(Base):
+    """One fine-tuning. Only ``store.jobs`` writes it."""
+
+    __tablename__ = "training_jobs"
+
+    id: Mapped[str] = mapped_column(String(40), primary_key=True)
+    #: The key that started it.
+    owner: Mapped[str] = mapped_column(String(40), index=True)
+    status: Mapped[str] = mapped_column(String(16), index=True)
+    #: What it shall become while a runner has it: ``paused``, ``cancelled``; empty leaves it alone.
+    wanted: Mapped[str] = mapped_column(String(16), default="")
+    #: As the client named them.
+    base_model: Mapped[str] = mapped_column(String(256))
+    adapter_name: Mapped[str] = mapped_column(String(64), default="")
+    #: ``TrainingSpec`` as JSON, and what happens when it is done (promotion).
+    spec: Mapped[dict] = mapped_column(JSON)
+    options: Mapped[dict] = mapped_column(JSON, default=dict)
+
+    #: The runner in charge, until when without a renewal, and the number that fences older ones.
+    runner: Mapped[str] = mapped_column(String(128), default="")
+    lease_ends: Mapped[datetime | None] = mapped_column(Utc)
+    fence: Mapped[int] = mapped_column(default=0)
+    #: Starts after the runner or trainer was lost.
+    restarts: Mapped[int] = mapped_column(default=0)
+
+    step: Mapped[int] = mapped_column(default=0)
+    total_steps: Mapped[int] = mapped_column(default=0)
+    epoch: Mapped[float] = mapped_column(default=0.0)
+    loss: Mapped[float | None]
+    learning_rate: Mapped[float | None]
+    #: Seconds of all runs before the present one.
+    seconds_before: Mapped[float] = mapped_column(default=0.0)
+    #: Where the present run began.
+    run_step: Mapped[int] = mapped_column(default=0)
+    run_started_at: Mapped[datetime | None] = mapped_column(Utc)
+
+    message: Mapped[str] = mapped_column(String(1000), default="")
+    error_code: Mapped[str] = mapped_column(String(40), default="")
+    #: ``kind``, ``path``, ``adapter``, ``metrics`` of a completed job.
+    result: Mapped[dict] = mapped_column(JSON, default=dict)
+    created_at: Mapped[datetime] = mapped_column(Utc, default=now, index=True)
+    started_at: Mapped[datetime | None] = mapped_column(Utc)
+    ended_at: Mapped[datetime | None] = mapped_column(Utc)
+
+
+class TrainingEvent(Base):
+    """What happened to a job, in order: the source of metrics and of live progress."""
+
+    __tablename__ = "training_events"
+
+    id: Mapped[int] = mapped_column(primary_key=True, autoincrement=True)
+    job_id: Mapped[str] = mapped_column(ForeignKey("training_jobs.id", ondelete="CASCADE"), index=True)
+    #: ``status``, ``metrics``, ``checkpoint`` or ``note``.
+    kind: Mapped[str] = mapped_column(String(16))
+    step: Mapped[int] = mapped_column(default=0)
+    data: Mapped[dict] = mapped_column(JSON, default=dict)
+    created_at: Mapped[datetime] = mapped_column(Utc, default=now)
+
+
+class Adapter(Base):
+    """One version of a LoRA adapter; its folder never changes."""
+
+    __tablename__ = "adapters"
+    __table_args__ = (UniqueConstraint("name", "version"),)
+
+    id: Mapped[int] = mapped_column(primary_key=True, autoincrement=True)
+    name: Mapped[str] = mapped_column(String(64))
+    version: Mapped[int]
+    #: Model id that it belongs to.
+    base_model: Mapped[str] = mapped_column(String(64), index=True)
+    #: Relative to the adapters root.
+    path: Mapped[str] = mapped_column(String(200))
+    rank: Mapped[int]
+    #: SHA-256 over names and contents of its files, hex.
+    checksum: Mapped[str] = mapped_column(String(64))
+    job_id: Mapped[str] = mapped_column(String(40), default="")
+    metrics: Mapped[dict] = mapped_column(JSON, default=dict)
+    created_at: Mapped[datetime] = mapped_column(Utc, default=now)
+    #: Nobody gets it any more; its folder goes when the last request on it can have ended.
+    deleted_at: Mapped[datetime | None] = mapped_column(Utc)
+
+
+class AdapterAlias(Base):
+    """Which version a bare adapter name means, and which it meant before."""
+
+    __tablename__ = "adapter_aliases"
+
+    name: Mapped[str] = mapped_column(String(64), primary_key=True)
+    version: Mapped[int]
+    #: 0 when there was none.
+    previous: Mapped[int] = mapped_column(default=0)
+    updated_at: Mapped[datetime] = mapped_column(Utc, default=now)

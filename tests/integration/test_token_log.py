@@ -390,3 +390,12 @@ def test_bytes_of_a_body_are_kept_and_merged_under_load(redis_server: RedisServe
 
 def test_encoding_is_compact_and_keeps_characters() -> None:
     assert encode({"t": "你好"}) == '{"t":"你好"}'.encode()
+
+
+def test_a_follower_sees_at_once_what_was_said_before_it_came(redis_client: redis.Redis, hub: Hub) -> None:
+    for number in range(200):
+        assert streams.end(redis_client, f"r{number}", TTL, FINISHED)
+        with hub.follow(f"r{number}") as follower:
+            entry = next(follower.entries(idle=2))
+            assert entry is not None
+            assert entry.terminal
