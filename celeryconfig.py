@@ -35,7 +35,7 @@ worker_disable_prefetch = True
 
 # A request that names no priority has the lowest; see ``tasks.client``.
 task_default_priority = 9
-include = ["tasks.inference"]
+include = ["tasks.inference", "tasks.training"]
 task_default_queue = "gpu-infer"
 worker_send_task_events = True
 task_send_sent_event = False

@@ -32,6 +32,16 @@ class Settings:
     #: Folder that the ``adapter`` of a request is looked up in.
     adapters_root: Path = ROOT / "adapters"
 
+    #: Folders that a client's ``datasetPath`` may lie in, and the one that ``outputDir`` lies in.
+    data_roots: tuple[Path, ...] = (ROOT / "var" / "data", ROOT / "demo")
+    outputs_root: Path = ROOT / "var" / "outputs"
+    #: Base models that may be trained beside those of the model file: folders or hub names.
+    trainable_models: tuple[str, ...] = ()
+    #: Processes of one training (``accelerate launch``), usually one for each GPU.
+    train_processes: int = 1
+    #: How often a training is started again after its trainer or worker was lost, unless the job says.
+    max_restarts: int = 5
+
     #: A key with every right, given by the environment.
     api_key: str = field(default="", repr=False)
     #: A token for the OpenAI-compatible API alone.
@@ -73,6 +83,11 @@ class Settings:
                 "var": _path(env, "VAR", own.var),
                 "config_path": _path(env, "CONFIG", own.config_path),
                 "adapters_root": _path(env, "ADAPTERS_ROOT", own.adapters_root),
+                "data_roots": _paths(env, "DATA_ROOTS", own.data_roots),
+                "outputs_root": _path(env, "OUTPUTS_ROOT", own.outputs_root),
+                "trainable_models": tuple(env.list("TRAINABLE_MODELS", list(own.trainable_models))),
+                "train_processes": env.int("TRAIN_PROCESSES", own.train_processes),
+                "max_restarts": env.int("MAX_RESTARTS", own.max_restarts),
                 "api_key": env.str("API_KEY", own.api_key),
                 "host": env.str("HOST", own.host),
                 "port": env.int("PORT", own.port),
@@ -101,6 +116,13 @@ class Settings:
     def broker_url(self) -> str:
         """The Redis address in Celery's spelling (a unix socket has its own scheme)."""
         return self.redis_url.replace("unix://", "redis+socket://", 1)
+
+
+def _paths(env: Env, name: str, default: tuple[Path, ...]) -> tuple[Path, ...]:
+    """Several paths with ':' between them, as in PATH."""
+    text = env.str(name, "")
+    found = [Path(part) for part in text.split(":") if part] or default
+    return tuple(path.expanduser().resolve() for path in found)
 
 
 def _path(env: Env, name: str, default: Path) -> Path:

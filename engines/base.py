@@ -47,6 +47,10 @@ class Engine(ABC):
         """
 
     @abstractmethod
+    async def load_adapter(self, path: str) -> None:
+        """Load an adapter folder before its first use. Raises ``EngineError``; other requests go on meanwhile."""
+
+    @abstractmethod
     def info(self) -> EngineInfo:
         """Return the engine's limits and present load."""
 

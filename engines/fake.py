@@ -152,6 +152,9 @@ class FakeEngine(Engine):
             yield _json({**head, "choices": [], "usage": usage.to_dict()})
         yield b"[DONE]"
 
+    async def load_adapter(self, path: str) -> None:
+        """It has no weights that an adapter could change."""
+
     def info(self) -> EngineInfo:
         limit = self.spec.max_model_len or _MAX_MODEL_LEN
         return EngineInfo(self.spec.id, self.spec.engine, limit, running=self._running, peak_running=self._peak)

@@ -65,6 +65,8 @@ class HttpCall:
     request_id: str
     path: str
     body: bytes
+    #: Adapter folder that the body's ``model`` names; None for the model itself.
+    adapter: str | None = None
 
 
 @dataclass(frozen=True)

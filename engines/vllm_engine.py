@@ -3,6 +3,7 @@
 They differ in the ``EngineClient`` underneath, which a subclass makes.
 """
 
+import json
 import logging
 import os
 from abc import abstractmethod
@@ -115,12 +116,19 @@ class VllmEngine(Engine):
     async def openai(self, call: HttpCall) -> AsyncGenerator[HttpStart | bytes, None]:
         client = self._require_client()
         assert self._surface is not None
+        if call.adapter is not None:
+            adapter = await self._adapters.loaded(client, call.adapter)
+            assert adapter is not None
+            self._surface.name_adapter(json.loads(call.body)["model"], adapter)
         async with aclosing(self._surface.call(call)) as parts:
             async for part in parts:
                 if client.errored:
                     # The application would make an answer of it, with status 500.
                     raise EngineDead(f"the engine of model {self.spec.id!r} stopped working")
                 yield part
+
+    async def load_adapter(self, path: str) -> None:
+        await self._adapters.loaded(self._require_client(), path)
 
     def info(self) -> EngineInfo:
         limit = self._client.model_config.max_model_len if self._client else self.spec.max_model_len or 0

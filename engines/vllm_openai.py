@@ -9,6 +9,7 @@ from vllm.engine.protocol import EngineClient
 from vllm.entrypoints.launchers.api_server.app_state import init_app_state
 from vllm.entrypoints.launchers.app import build_app
 from vllm.entrypoints.launchers.cli_args import make_arg_parser
+from vllm.lora.request import LoRARequest
 from vllm.utils.argparse_utils import FlexibleArgumentParser
 
 from engines.registry import ModelSpec
@@ -35,6 +36,10 @@ class OpenAISurface:
         app = build_app(arguments, tasks, client.model_config)
         await init_app_state(client, app.state, arguments, tasks)
         return cls(app)
+
+    def name_adapter(self, name: str, adapter: LoRARequest) -> None:
+        """Let the application know a loaded adapter as a model called ``name``."""
+        self._app.state.openai_serving_models.lora_requests[name] = adapter
 
     async def call(self, call: HttpCall) -> AsyncGenerator[HttpStart | bytes, None]:
         """Yield the answer's head, then its body as it is written.

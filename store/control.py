@@ -28,15 +28,17 @@ class Command:
     CANCEL = "cancel"
     #: Let go of it: the client left, and may come back.
     RELEASE = "release"
+    #: A model has a new adapter: load it before anybody asks for it.
+    LOAD_ADAPTER = "load_adapter"
 
 
-def send(client: redis.Redis, command: str, request_id: str) -> None:
-    """Tell all workers; the one that runs the request acts."""
-    client.publish(names.CONTROL_CHANNEL, json.dumps({"command": command, "id": request_id}))
+def send(client: redis.Redis, command: str, own_id: str, **more: str) -> None:
+    """Tell all workers; those that run the request (or serve the model) called ``own_id`` act."""
+    client.publish(names.CONTROL_CHANNEL, json.dumps({"command": command, "id": own_id, **more}))
 
 
-async def listen(url: str, act: Callable[[str, str], None]) -> None:
-    """Call ``act(command, request id)`` for everything told, until cancelled."""
+async def listen(url: str, act: Callable[[dict[str, str]], None]) -> None:
+    """Call ``act`` with ``command``, ``id`` and what else was said, for everything told, until cancelled."""
     lost = False
     while True:
         client = connect_async(url, timeout=None)
@@ -57,11 +59,13 @@ async def listen(url: str, act: Callable[[str, str], None]) -> None:
         await asyncio.sleep(_RECONNECT_SECONDS)
 
 
-def _act_on(data: bytes, act: Callable[[str, str], None]) -> None:
+def _act_on(data: bytes, act: Callable[[dict[str, str]], None]) -> None:
     try:
         told = json.loads(data)
-        command, request_id = told["command"], told["id"]
+        known = told["command"] and told["id"]
     except (ValueError, TypeError, KeyError):
+        known = False
+    if not known:
         log.warning("Not a command: %r", data[:100])
         return
-    act(command, request_id)
+    act(told)

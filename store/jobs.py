@@ -7,6 +7,7 @@ thought dead and comes back changes nothing.
 """
 
 import secrets
+from collections.abc import Callable
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 from enum import Enum
@@ -107,10 +108,16 @@ class JobStore:
 
     def cancel(self, job_id: str) -> bool:
         """Cancel a job that no runner has, or tell its runner. False when it has ended."""
+        told = "Training job has been cancelled"
         waiting = (JobStatus.QUEUED, JobStatus.PAUSED)
-        return self._change(
-            job_id, waiting, JobStatus.CANCELLED, "Training job has been cancelled", ended_at=now()
-        ) or self._want(job_id, JobStatus.CANCELLED)
+        if self._change(job_id, waiting, JobStatus.CANCELLED, told, ended_at=now()):
+            return True
+        if self._want(job_id, JobStatus.CANCELLED):
+            # A runner that is gone needs not be told.
+            lost = TrainingJob.lease_ends < now()
+            self._change(job_id, (JobStatus.RUNNING,), JobStatus.CANCELLED, told, lost, ended_at=now(), wanted="")
+            return True
+        return False
 
     def pause(self, job_id: str) -> bool:
         """Pause a queued job, or tell the runner. False when it is in another state."""
@@ -181,14 +188,25 @@ class JobStore:
         with self._sessions.begin() as session:
             self._write(session, lease, **values)
 
-    def event(self, lease: Lease, kind: str, step: int, data: dict[str, Any], **values: Any) -> None:
+    def event(self, lease: Lease, kind: str, at_step: int, data: dict[str, Any], **values: Any) -> None:
         """Add an event, and write ``values`` with it. Raises ``Fenced``."""
         with self._sessions.begin() as session:
             self._write(session, lease, **values)
-            session.add(TrainingEvent(job_id=lease.job_id, kind=kind, step=step, data=data))
+            session.add(TrainingEvent(job_id=lease.job_id, kind=kind, step=at_step, data=data))
 
-    def end(self, lease: Lease, status: JobStatus, message: str, **values: Any) -> None:
-        """Give the job back in its new state. Raises ``Fenced``."""
+    def end(
+        self,
+        lease: Lease,
+        status: JobStatus,
+        message: str,
+        along: Callable[[Session], dict[str, Any]] | None = None,
+        **values: Any,
+    ) -> None:
+        """Give the job back in its new state. Raises ``Fenced``.
+
+        ``along`` writes more in the same transaction and returns further values of the job. A
+        job that was cancelled meanwhile does not become complete: that is ``Fenced`` too.
+        """
         at = now()
         job = self.load(lease.job_id)
         if job is None:
@@ -196,6 +214,11 @@ class JobStore:
         if status in ENDED:
             values["ended_at"] = at
         with self._sessions.begin() as session:
+            if status is JobStatus.COMPLETED:
+                # Takes the row, so that no cancel can come in between.
+                self._write(session, lease, wanted_not=JobStatus.CANCELLED, message=message[:1000])
+            if along is not None:
+                values |= along(session)
             self._write(
                 session,
                 lease,
@@ -221,14 +244,20 @@ class JobStore:
             return list(session.scalars(select(TrainingEvent).where(*wanted).order_by(TrainingEvent.id).limit(limit)))
 
     def _change(
-        self, job_id: str, sources: tuple[JobStatus, ...], target: JobStatus, message: str, **values: Any
+        self,
+        job_id: str,
+        sources: tuple[JobStatus, ...],
+        target: JobStatus,
+        message: str,
+        *more: ColumnElement[bool],
+        **values: Any,
     ) -> bool:
         """Move a job that nobody runs. The fence goes up, so that a late runner changes nothing."""
         with self._sessions.begin() as session:
             states = [source.value for source in sources]
             changed = _update(
                 session,
-                [TrainingJob.id == job_id, TrainingJob.status.in_(states)],
+                [TrainingJob.id == job_id, TrainingJob.status.in_(states), *more],
                 status=target.value,
                 message=message,
                 fence=TrainingJob.fence + 1,
@@ -247,12 +276,14 @@ class JobStore:
             return _update(session, wanted, wanted=target.value)
 
     @staticmethod
-    def _write(session: Session, lease: Lease, **values: Any) -> None:
+    def _write(session: Session, lease: Lease, wanted_not: JobStatus | None = None, **values: Any) -> None:
         held = [
             TrainingJob.id == lease.job_id,
             TrainingJob.fence == lease.fence,
             TrainingJob.status == JobStatus.RUNNING.value,
         ]
+        if wanted_not is not None:
+            held.append(TrainingJob.wanted != wanted_not.value)
         if not _update(session, held, **(values or {"fence": lease.fence})):
             raise Fenced(f"job {lease.job_id} is not {lease.runner}'s any more")
 

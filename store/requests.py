@@ -46,8 +46,8 @@ class RequestRecord:
     created: float = field(default_factory=time.time)
 
     @classmethod
-    def openai(cls, *, path: str, body: bytes, **common: Any) -> "RequestRecord":
-        payload = {"path": path, "body": base64.b64encode(body).decode()}
+    def openai(cls, *, path: str, body: bytes, adapter: str | None = None, **common: Any) -> "RequestRecord":
+        payload = {"path": path, "body": base64.b64encode(body).decode(), "adapter": adapter}
         return cls(kind=cls.OPENAI, payload=payload, **common)
 
     @property

@@ -7,10 +7,12 @@ from celery import Celery, signals
 
 import logs
 from settings import Settings
+from tasks.training_worker import TrainingStep
 from tasks.worker import EngineStep, attach
 
 if TYPE_CHECKING:
     from tasks.runtime import EngineHost
+    from tasks.training_worker import Trainers
 
 
 class EngineCelery(Celery):
@@ -18,11 +20,14 @@ class EngineCelery(Celery):
 
     #: Set by the worker's engine step.
     host: "EngineHost | None" = None
+    #: Set by the training step of a ``gpu-train`` worker.
+    trainers: "Trainers | None" = None
 
 
 app = EngineCelery("tasks")
 app.config_from_object("celeryconfig")
 attach(app, EngineStep)
+attach(app, TrainingStep)
 app.user_options["worker"].add(
     click.Option(("--gpu",), help="GPUs this worker may see, e.g. 0 or 0,1 (sets CUDA_VISIBLE_DEVICES).")
 )

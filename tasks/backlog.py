@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 import redis
 
-from tasks import client
+from tasks import queues
 
 #: How old a count may be. Seconds.
 _CACHE_SECONDS = 0.25
@@ -36,7 +36,7 @@ class Backlog:
             count.admitted += 1
             if now - count.at < _CACHE_SECONDS and count.waiting + count.admitted < bound / 2:
                 return count.waiting
-        waiting = client.pending(self._redis, [queue])
+        waiting = queues.pending(self._redis, [queue])
         with self._lock:
             self._counts[queue] = _Count(now, waiting)
         return waiting

@@ -1,8 +1,7 @@
-"""The front door's side of the queue: which queue a request goes to, and how many wait there."""
+"""The front door's side of the queue: which queue a request goes to, and how a request gets there."""
 
 import logging
 import time
-from collections.abc import Iterable
 
 import redis
 from kombu.exceptions import OperationalError
@@ -10,12 +9,10 @@ from kombu.exceptions import OperationalError
 from store.presence import Fleet
 from store.requests import RequestRecord
 from tasks import app
-from tasks.names import HIGHEST_PRIORITY, PRIORITY_STEPS, QUEUE_INFER, TASK_GENERATE, model_queue, worker_queue
+from tasks.names import HIGHEST_PRIORITY, QUEUE_INFER, TASK_GENERATE, model_queue, worker_queue
+from tasks.queues import send_training
 
 log = logging.getLogger(__name__)
-
-#: Between a queue's name and a priority in the name of a Redis list (``kombu.transport.redis``).
-_SEPARATOR = "\x06\x16"
 
 
 def queue_for(fleet: Fleet, model: str, hint: str = "") -> str | None:
@@ -51,28 +48,11 @@ def enqueue(record: RequestRecord, queue: str, attempt: int = 1) -> None:
         raise redis.ConnectionError(str(error)) from error
 
 
-def pending(client: redis.Redis, queues: Iterable[str]) -> int:
-    """Return how many requests wait in the queues."""
-    with client.pipeline(transaction=False) as pipeline:
-        for key in _lists(queues):
-            pipeline.llen(key)
-        return sum(pipeline.execute())
-
-
-def waiting_ids(client: redis.Redis, queues: Iterable[str], wanted: Iterable[str]) -> set[str]:
-    """Return which of the wanted requests still wait in the queues."""
-    with client.pipeline(transaction=False) as pipeline:
-        for key in _lists(queues):
-            pipeline.lrange(key, 0, -1)
-        messages = b"\n".join(message for found in pipeline.execute() for message in found)
-    return {request_id for request_id in wanted if request_id.encode() in messages}
+def enqueue_training(job_id: str) -> None:
+    """Send a saved job to the training queue. Raises ``redis.ConnectionError`` when the broker is away."""
+    send_training(app, job_id)
 
 
 def all_queues(fleet: Fleet) -> set[str]:
     """Every inference queue that a living worker listens to, and the common one."""
     return {queue for worker in fleet.living for queue in worker.queues} | {QUEUE_INFER}
-
-
-def _lists(queues: Iterable[str]) -> list[str]:
-    """The Redis lists of the queues: one for each priority (kombu's naming)."""
-    return [queue if not step else f"{queue}{_SEPARATOR}{step}" for queue in sorted(queues) for step in PRIORITY_STEPS]

@@ -9,6 +9,7 @@ HIGHEST_PRIORITY = 9
 PRIORITY_STEPS = list(range(HIGHEST_PRIORITY + 1))
 
 TASK_GENERATE = "inference.generate"
+TASK_TRAIN = "training.train"
 
 
 def model_queue(model: str) -> str:

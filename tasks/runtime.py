@@ -9,9 +9,11 @@ from collections.abc import Coroutine, Iterable
 from typing import Any, TypeVar
 
 from engines.base import Engine, create_engine
+from engines.errors import EngineError
 from engines.registry import ModelSpec
 from settings import Settings
 from store import control
+from store.control import Command
 from store.publisher import Publisher
 from store.redis import connect_async
 from tasks.runs import Runs, Stop
@@ -39,6 +41,7 @@ class EngineHost:
         self._thread = threading.Thread(target=self._run, name="engine-loop", daemon=True)
         self._publisher: Publisher | None = None
         self._background: list[asyncio.Task[None]] = []
+        self._loading: set[asyncio.Task[None]] = set()
         #: Set when the drain time is over: what still runs is handed over.
         self.abandoned = False
 
@@ -91,7 +94,7 @@ class EngineHost:
         self._background = [
             asyncio.create_task(self._publisher.run()),
             asyncio.create_task(self.runs.watch(self._publisher.count_followers)),
-            asyncio.create_task(control.listen(self.settings.redis_url, self.runs.act)),
+            asyncio.create_task(control.listen(self.settings.redis_url, self._act)),
         ]
         for spec in specs:
             engine = create_engine(spec)
@@ -99,6 +102,26 @@ class EngineHost:
             await engine.start()
             self.engines[spec.id] = engine
             log.info("Model is loaded", extra={"model": spec.id, **_sizes(engine)})
+
+    def _act(self, told: dict[str, str]) -> None:
+        """Do what was told to all workers."""
+        if told["command"] != Command.LOAD_ADAPTER:
+            self.runs.act(told["command"], told["id"])
+        elif told["id"] in self.engines:
+            task = self._loop.create_task(self.load_adapter(told["id"], told.get("path", "")))
+            self._loading.add(task)
+            task.add_done_callback(self._loading.discard)
+
+    async def load_adapter(self, model: str, path: str) -> None:
+        """Load an adapter before anybody asks for it; ``path`` is relative to the adapters root."""
+        fields = {"model": model, "adapter": path}
+        try:
+            await self.engines[model].load_adapter(str(self.settings.adapters_root / path))
+        except EngineError as error:
+            # Whoever asks for it is told why.
+            log.warning("An adapter cannot be loaded: %s", error, extra=fields)
+        else:
+            log.info("Adapter is loaded", extra=fields)
 
     async def _unload(self) -> None:
         for engine in self.engines.values():

@@ -96,7 +96,7 @@ async def _answer(host: EngineHost, run: Run, before: Delivered, report: Report)
     if engine.dead:
         raise _EngineGone
     if run.record.kind == RequestRecord.OPENAI:
-        await _relay_http(engine, run, before, report)
+        await _relay_http(host, engine, run, before, report)
     else:
         run.writer.skip(before.next_index)
         await _generate(engine, run, _request(run, host.settings, before), report)
@@ -113,11 +113,16 @@ async def _generate(engine: Engine, run: Run, request: GenerateRequest, report: 
                 await run.writer.end(outcomes.finished(chunk.finish_reason, run.usage))
 
 
-async def _relay_http(engine: Engine, run: Run, before: Delivered, report: Report) -> None:
+async def _relay_http(host: EngineHost, engine: Engine, run: Run, before: Delivered, report: Report) -> None:
     if before.has_body:
         raise _CannotContinue
     started = time.monotonic()
-    call = HttpCall(run.record.id.removeprefix("gen-"), run.record.payload["path"], run.record.body)
+    call = HttpCall(
+        run.record.id.removeprefix("gen-"),
+        run.record.payload["path"],
+        run.record.body,
+        _adapter_path(run.record.payload.get("adapter"), host.settings.adapters_root),
+    )
     async with aclosing(engine.openai(call)) as parts:
         async for part in parts:
             if not isinstance(part, HttpStart):

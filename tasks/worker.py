@@ -17,10 +17,13 @@ from celery import Celery, bootsteps
 from celery.exceptions import WorkerShutdown
 from celery.worker import state
 from celery.worker.components import Pool
+from sqlalchemy.exc import SQLAlchemyError
 
 from engines.errors import EngineError
 from engines.registry import ModelSpec, load_registry
 from settings import Settings
+from store import db
+from store.adapters import AdapterStore
 from tasks.heartbeat import Heartbeat
 from tasks.names import QUEUE_INFER, is_inference_queue, model_queue, worker_queue
 from tasks.runtime import EngineHost
@@ -75,8 +78,23 @@ class EngineStep(bootsteps.StartStopStep):
             log.critical("The worker cannot serve: %s", error)
             self.stop(worker)
             raise WorkerShutdown(_EX_UNAVAILABLE) from error
+        self._load_adapters(self._host)
         worker.app.host = self._host
         self._heartbeat.ready()
+
+    def _load_adapters(self, host: EngineHost) -> None:
+        """Load what the names of adapters mean now, as many as the engine keeps at once."""
+        specs = {spec.id: spec for spec in self._specs if spec.takes_adapters}
+        try:
+            database = db.connect(self._settings.database_url)
+            found = AdapterStore(db.sessions(database), self._settings.adapters_root).current(list(specs))
+            database.dispose()
+        except SQLAlchemyError as error:
+            log.warning("The adapters cannot be looked up, each loads at its first use: %s", error.__class__.__name__)
+            return
+        for model, spec in specs.items():
+            for adapter in [adapter for adapter in found if adapter.base_model == model][: spec.max_loras]:
+                host.run(host.load_adapter(model, adapter.path))
 
     @staticmethod
     def _wait(loading: Future[None]) -> None:

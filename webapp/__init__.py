@@ -8,7 +8,7 @@ from webapp import access, handlers
 from webapp.auth import Guard
 from webapp.openai import views as openai
 from webapp.services import Services
-from webapp.v1 import health, inference, models, requests, socket
+from webapp.v1 import adapters, health, inference, models, requests, socket, training
 
 
 def create_app(settings: Settings) -> Flask:
@@ -26,6 +26,9 @@ def create_app(settings: Settings) -> Flask:
     guard.register(requests.bp, Right.INFERENCE)
     guard.register(models.bp, Right.INFERENCE)
     guard.register(health.bp, Right.INFERENCE)
+    guard.register(adapters.bp, Right.INFERENCE)
+    guard.register(adapters.admin_bp, Right.TRAINING)
+    guard.register(training.bp, Right.TRAINING)
     guard.register(openai.bp, Right.OPENAI)
     guard.register_public(openai.health_bp)
     # A browser cannot send a key in a header: the socket asks for it in its first frame.

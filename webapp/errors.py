@@ -96,6 +96,23 @@ def idempotency_conflict() -> ApiError:
     return ApiError(Failure(Code.IDEMPOTENCY_CONFLICT, description, (detail,)))
 
 
+def job_not_found(job_id: str) -> ApiError:
+    """The same for a job that never was and one of another key."""
+    description = f"Training job '{job_id}' does not exist"
+    return ApiError(Failure(Code.NOT_FOUND, description, (Detail("job_not_found", "jobId", description),)))
+
+
+def wrong_state(what: str, state: str, wish: str) -> ApiError:
+    """What is asked for cannot follow the state it is in (409)."""
+    description = f"A {what} that is {state} cannot be {wish}"
+    return ApiError(Failure(Code.INVALID_REQUEST, description, (Detail("wrong_state", "status", description),)), 409)
+
+
+def adapter_not_found(name: str) -> ApiError:
+    description = f"There is no adapter '{name}'"
+    return ApiError(Failure(Code.NOT_FOUND, description, (Detail("adapter_not_found", "adapter", description),)))
+
+
 def request_not_found(request_id: str) -> ApiError:
     """The same for one that never was, one that has expired, and one of another key."""
     description = f"Request '{request_id}' does not exist, or has expired"

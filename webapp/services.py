@@ -9,7 +9,9 @@ from flask import current_app
 from engines.registry import Registry, load_registry
 from settings import Settings
 from store import db
+from store.adapters import AdapterStore
 from store.hub import Hub
+from store.jobs import JobStore
 from store.keys import KeyRing
 from store.models import now
 from store.presence import Presence
@@ -38,11 +40,14 @@ class Services:
     supervisor: Supervisor
     lifecycle: Lifecycle
     limiter: Limiter
+    jobs: JobStore
+    adapters: AdapterStore
 
     @classmethod
     def create(cls, settings: Settings) -> "Services":
         client = connect(settings.redis_url)
         requests = RequestStore(client, settings.stream_ttl)
+        sessions = db.sessions(db.connect(settings.database_url))
         return cls(
             settings=settings,
             registry=load_registry(settings.config_path, settings.engine),
@@ -54,7 +59,9 @@ class Services:
             supervisor=Supervisor(client, requests, settings.stream_ttl),
             lifecycle=Lifecycle(),
             limiter=Limiter(client, settings.redis_url, settings.requests_per_minute, settings.streams_per_key),
-            keys=KeyRing(settings, db.sessions(db.connect(settings.database_url))),
+            keys=KeyRing(settings, sessions),
+            jobs=JobStore(sessions),
+            adapters=AdapterStore(sessions, settings.adapters_root),
         )
 
     def close(self) -> None:

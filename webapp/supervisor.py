@@ -20,7 +20,7 @@ from store.attempts import Attempts
 from store.entries import Entry, Kind, Reason
 from store.presence import SETTLE_SECONDS, Fleet, Presence
 from store.requests import RequestRecord, RequestStore
-from tasks import client
+from tasks import client, queues
 
 log = logging.getLogger(__name__)
 
@@ -149,8 +149,8 @@ class Supervisor:
         if not due or now - self._scanned < _SCAN_SECONDS:
             return
         self._scanned = now
-        queues = {watch.queue for watch in due if watch.queue} | client.all_queues(fleet)
-        waiting = client.waiting_ids(self._redis, queues, [watch.record.id for watch in due])
+        searched = {watch.queue for watch in due if watch.queue} | client.all_queues(fleet)
+        waiting = queues.waiting_ids(self._redis, searched, [watch.record.id for watch in due])
         served = client.all_queues(fleet)
         for watch in due:
             if watch.record.id in waiting:

@@ -1,5 +1,6 @@
 """From a specification to the trainer library's objects."""
 
+import os
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +14,7 @@ from engines.trainer.callbacks import Reporter
 from engines.trainer.errors import TrainingError
 from engines.training.check import Dataset, load_dataset
 from engines.training.lengths import TokenCounter
+from engines.training.rows import whole
 from engines.training.spec import HyperParams, LongRows, Lora, Method, TrainingSpec
 
 #: Whole checkpoints that are kept: the newest, and the one before it.
@@ -21,6 +23,10 @@ _KEPT_CHECKPOINTS = 2
 
 def read_dataset(spec: TrainingSpec) -> Dataset:
     """Read the dataset again: it may have changed since the job was accepted. Raises ``DatasetError``."""
+    for path in (spec.dataset, spec.work_dir):
+        # The front door resolved it inside its root; it must not have become a link elsewhere since.
+        if os.path.realpath(path) != path:
+            raise whole("the dataset or the output folder was replaced by a link after the job was accepted")
     folder = Path(spec.base_model)
     try:
         counter: TokenCounter | None = TokenCounter(folder)

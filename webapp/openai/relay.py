@@ -9,7 +9,9 @@ from flask import Response
 
 import logs
 from engines.registry import ModelSpec
+from store.adapters import reference
 from store.entries import Entry, Kind, Outcome, encode
+from store.models import Adapter
 from store.outcomes import Code, Failure
 from store.requests import RequestRecord, new_request_id
 from webapp import access, auth, errors, generation, idempotency, sse
@@ -19,7 +21,7 @@ from webapp.outlet import write_out
 from webapp.services import Services
 
 
-def relay(own: Services, spec: ModelSpec, path: str, body: dict[str, Any]) -> Response:
+def relay(own: Services, spec: ModelSpec, path: str, body: dict[str, Any], adapter: Adapter | None = None) -> Response:
     """Send ``body`` to ``path`` of the worker's application and answer as it answers."""
     principal = auth.principal()
     own.limiter.count_request(principal.id)
@@ -33,7 +35,9 @@ def relay(own: Services, spec: ModelSpec, path: str, body: dict[str, Any]) -> Re
             owner=principal.id,
             deadline=time.time() + own.settings.request_timeout,
             path=path,
-            body=encode({**body, "model": spec.id}),
+            # The version that the name means now, so that the answer stays on it.
+            body=encode({**body, "model": reference(adapter) if adapter else spec.id}),
+            adapter=adapter.path if adapter else None,
         )
         earlier = idempotency.remember(own, record, body)
         if earlier is not None:

@@ -6,6 +6,7 @@ from contextlib import ExitStack, contextmanager
 from dataclasses import asdict, dataclass
 from typing import Any
 
+from engines.registry import ModelSpec
 from engines.types import Sampling
 from store.outcomes import Detail
 from store.requests import RequestRecord, new_request_id
@@ -47,6 +48,7 @@ def accept(own: Services, body: dict[str, Any], with_metadata: bool = False, key
     known = idempotency.find(own, principal.id, body, key)
     if known is not None:
         return Admitted(known, None)
+    adapter = _adapter(own, spec, body.get("adapter"))
     plan = generation.admit(own, spec, body["workerHint"])
     parameters = body["generation"]
     _check_room(parameters.get("maxNewTokens"), (plan.fleet.engine_info(spec.id) or {}).get("max_model_len"))
@@ -64,7 +66,7 @@ def accept(own: Services, body: dict[str, Any], with_metadata: bool = False, key
         deadline=time.time() + own.settings.request_timeout,
         payload={
             "prompt": body["prompt"],
-            "adapter": body.get("adapter"),
+            "adapter": adapter,
             "sampling": asdict(sampling),
             "with_metadata": with_metadata,
         },
@@ -76,6 +78,22 @@ def accept(own: Services, body: dict[str, Any], with_metadata: bool = False, key
     if earlier is not None:
         return Admitted(earlier, None)
     return Admitted(record, plan, idempotency.name_of(principal.id, key))
+
+
+def _adapter(own: Services, spec: ModelSpec, name: str | None) -> str | None:
+    """Return the folder that a name means now: a request ends on the version that it began on.
+
+    What is no name is a path inside the adapters root; its worker judges it.
+    """
+    if name is None:
+        return None
+    found = own.adapters.resolve(name)
+    if found is None:
+        return name
+    if found.base_model != spec.id:
+        description = f"Adapter '{name}' belongs to model '{found.base_model}', not to '{spec.id}'"
+        raise errors.invalid([Detail("adapter_wrong_model", "adapter", description)])
+    return found.path
 
 
 def _check_room(wanted: int | None, context: int | None) -> None:

@@ -9,7 +9,7 @@ from redis.exceptions import RedisError
 
 from store.models import now
 from store.presence import Fleet
-from tasks import client
+from tasks import client, queues
 from webapp.services import STARTED, Services, services
 
 bp = Blueprint("health", __name__, url_prefix="/api/v1")
@@ -45,7 +45,7 @@ def _components(own: Services) -> dict[str, Any]:
         try:
             fleet = own.presence.fleet(fresh=True)
             coordinator = _coordinator(
-                fleet, client.pending(own.redis, client.all_queues(fleet)), own.settings.max_queue_size
+                fleet, queues.pending(own.redis, client.all_queues(fleet)), own.settings.max_queue_size
             )
         except RedisError:
             latency = None

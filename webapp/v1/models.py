@@ -34,7 +34,8 @@ def show_model(model_id: str) -> Response:
             "engine": spec.engine,
             "modelPath": spec.model_path,
             "status": _status(spec, fleet),
-            "capabilities": ["inference", "stream"],
+            "capabilities": _capabilities(spec),
+            **_adapters(spec),
             "config": {
                 "maxModelLen": _max_model_len(spec, fleet),
                 "gpuMemoryUtilization": spec.gpu_memory_utilization or _DEFAULT_GPU_MEMORY_UTILIZATION,
@@ -50,9 +51,23 @@ def _summary(spec: ModelSpec, fleet: Fleet) -> dict[str, Any]:
         "name": spec.name,
         "engine": spec.engine,
         "status": _status(spec, fleet),
-        "capabilities": ["inference", "stream"],
+        "capabilities": _capabilities(spec),
         "maxModelLen": _max_model_len(spec, fleet),
+        **_adapters(spec),
     }
+
+
+def _capabilities(spec: ModelSpec) -> list[str]:
+    return ["inference", "stream", "training"] if spec.takes_adapters else ["inference", "stream"]
+
+
+def _adapters(spec: ModelSpec) -> dict[str, Any]:
+    """The names that a request may give as its adapter, where the model takes any."""
+    if not spec.takes_adapters:
+        return {}
+    own = services().adapters
+    meant = own.aliases()
+    return {"loraAdapters": [row.name for row in own.all(spec.id) if meant.get(row.name) == row.version]}
 
 
 def _status(spec: ModelSpec, fleet: Fleet) -> str:
