@@ -98,9 +98,7 @@ def _lora(body: dict[str, Any]) -> Lora:
 def _require_sensible(body: dict[str, Any], lora: Lora | None, model: ModelSpec | None) -> None:
     faults = []
     if lora is None and body["export"] == "merged":
-        faults.append(
-            Detail("invalid_value", "export", "'merged' needs an adapter; all weights are trained here")
-        )
+        faults.append(Detail("invalid_value", "export", "'merged' needs an adapter; all weights are trained here"))
     if lora is None and body["quantization"] and body["quantization"]["use4bit"]:
         faults.append(Detail("invalid_value", "quantization", "4-bit weights cannot be trained whole; leave 'lora' on"))
     if lora is None and body["resumeFrom"]:

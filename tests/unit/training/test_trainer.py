@@ -1,0 +1,175 @@
+"""What the trainer libraries are given, and how the trainer judges what went wrong."""
+
+import errno
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from engines.training.rows import whole
+from engines.training.spec import HyperParams, LongRows, Lora, Method, Quantization, TrainingSpec
+
+# The libraries warn of their own future when they are imported.
+pytestmark = pytest.mark.filterwarnings("ignore")
+SPEC = TrainingSpec("job-1", "base", "/data/x.jsonl", "/out/job-1")
+
+
+def arguments(spec: TrainingSpec = SPEC, evaluates: bool = False, **params: Any) -> Any:
+    from engines.trainer.build import arguments as build
+
+    return build(spec, replace(spec.params, **params), evaluates)
+
+
+@pytest.mark.parametrize(
+    ("param", "value", "name"),
+    [
+        ("batch_size", 7, "per_device_train_batch_size"),
+        ("learning_rate", 3e-5, "learning_rate"),
+        ("epochs", 5, "num_train_epochs"),
+        ("save_steps", 11, "save_steps"),
+        ("eval_steps", 13, "eval_steps"),
+        ("logging_steps", 3, "logging_steps"),
+        ("gradient_accumulation_steps", 4, "gradient_accumulation_steps"),
+        ("warmup_ratio", 0.1, "warmup_steps"),
+        ("weight_decay", 0.01, "weight_decay"),
+        ("lr_scheduler", "cosine", "lr_scheduler_type"),
+        ("seed", 5, "seed"),
+    ],
+)
+def test_every_hyper_parameter_reaches_the_trainer(param: str, value: Any, name: str) -> None:
+    assert getattr(arguments(**{param: value}), name) == value
+
+
+def test_defaults_are_the_interface_document_s() -> None:
+    own = arguments()
+    assert (own.per_device_train_batch_size, own.learning_rate, own.num_train_epochs) == (4, 2e-4, 3)
+    assert (own.save_steps, own.eval_steps) == (100, 100)
+    assert HyperParams().max_seq_length == 2048
+    assert own.eval_strategy == "no"
+    assert arguments(evaluates=True).eval_strategy == "steps"
+
+
+def test_rows_are_cut_only_when_asked() -> None:
+    assert arguments(max_seq_length=99).max_length is None
+    assert arguments(replace(SPEC, long_rows=LongRows.TRUNCATE), max_seq_length=99).max_length == 99
+    packed = arguments(max_seq_length=99, packing=True)
+    assert (packed.packing, packed.max_length) == (True, 99)
+
+
+def test_dpo_has_its_beta() -> None:
+    assert arguments(replace(SPEC, method=Method.DPO), beta=0.3).beta == 0.3
+
+
+def test_every_lora_field_reaches_peft() -> None:
+    from engines.trainer.build import lora_config
+
+    own = lora_config(Lora(r=8, alpha=4, dropout=0.2, target_modules=("q_proj", "v_proj"), bias="lora_only"))
+    assert (own.r, own.lora_alpha, own.lora_dropout, own.bias) == (8, 4, 0.2, "lora_only")
+    assert own.target_modules == {"q_proj", "v_proj"}
+    assert lora_config(Lora()).target_modules == "all-linear"
+
+
+def test_a_spec_survives_its_file(tmp_path: Path) -> None:
+    spec = replace(SPEC, lora=Lora(target_modules=("q_proj",)), quantization=Quantization(), export="merged")
+    spec.save(tmp_path / "spec.json")
+    assert TrainingSpec.load(tmp_path / "spec.json") == spec
+    whole_model = replace(SPEC, lora=None)
+    whole_model.save(tmp_path / "spec.json")
+    assert TrainingSpec.load(tmp_path / "spec.json") == whole_model
+
+
+def test_quantization_needs_a_gpu() -> None:
+    import torch
+
+    from engines.trainer.build import load_model
+    from engines.trainer.errors import TrainingError
+
+    if torch.cuda.is_available():
+        pytest.skip("this machine has a GPU")
+    with pytest.raises(TrainingError, match="needs an NVIDIA GPU"):
+        load_model(replace(SPEC, quantization=Quantization()))
+
+
+def test_half_the_batch_is_twice_the_accumulation() -> None:
+    from engines.trainer.run import halved
+
+    own = halved(HyperParams(batch_size=8, gradient_accumulation_steps=2))
+    assert (own.batch_size, own.gradient_accumulation_steps) == (4, 4)
+    odd = halved(HyperParams(batch_size=5))
+    assert odd.batch_size * odd.gradient_accumulation_steps >= 5
+
+
+def test_out_of_memory_goes_on_with_a_smaller_batch(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    import torch
+
+    from engines.trainer import run as module
+
+    tried: list[int] = []
+
+    class Trainer:
+        class state:
+            global_step, max_steps, log_history = 3, 3, [{"loss": 0.5}]
+
+        eval_dataset = None
+
+        def is_world_process_zero(self) -> bool:
+            return True
+
+        def save_model(self, folder: str) -> None:
+            Path(folder).mkdir()
+
+    def train(spec: Any, params: HyperParams, *_: Any) -> Trainer:
+        tried.append(params.batch_size)
+        if params.batch_size > 2:
+            raise torch.OutOfMemoryError("CUDA out of memory")
+        return Trainer()
+
+    class Channel:
+        said: list[tuple[str, dict[str, Any]]] = []
+
+        def send(self, event: str, **values: Any) -> None:
+            self.said.append((event, values))
+
+    monkeypatch.setattr(module, "_train", train)
+    monkeypatch.setattr(module, "read_dataset", lambda spec: None)
+    channel = Channel()
+    module.run(replace(SPEC, work_dir=str(tmp_path), params=HyperParams(batch_size=8)), channel, None)  # type: ignore[arg-type]
+    assert tried == [8, 4, 2]
+    assert [event for event, _ in channel.said] == ["note", "note", "completed"]
+    assert "batchSize 2 and gradientAccumulationSteps 4" in channel.said[1][1]["message"]
+
+
+def test_failures_say_what_to_do() -> None:
+    import torch
+
+    from engines.trainer.errors import explain
+
+    cases = [
+        (OSError(errno.ENOSPC, "No space left on device"), "disk_full", "free some space"),
+        (RuntimeError("I/O error: No space left on device (os error 28)"), "disk_full", "free some space"),
+        (torch.OutOfMemoryError("CUDA out of memory"), "out_of_memory", "lower maxSeqLength"),
+        (whole("the dataset does not exist any more"), "dataset", "does not exist any more"),
+        (ValueError("odd"), "trainer_error", "ValueError: odd"),
+    ]
+    for error, code, words in cases:
+        found = explain(error)
+        assert found.code == code
+        assert words in str(found)
+
+
+def test_only_whole_checkpoints_count(tmp_path: Path) -> None:
+    from engines.trainer import checkpoints
+
+    for step in (5, 10, 15):
+        folder = tmp_path / f"checkpoint-{step}"
+        folder.mkdir()
+        (folder / "weights").write_bytes(b"x" * 100)
+        if step < 15:
+            checkpoints.mark_complete(folder)
+    assert checkpoints.latest(tmp_path) == tmp_path / "checkpoint-10"
+    (tmp_path / "checkpoint-10" / "weights").write_bytes(b"x" * 50)
+    assert checkpoints.latest(tmp_path) == tmp_path / "checkpoint-5"
+    assert checkpoints.remove_broken(tmp_path) == ["checkpoint-10", "checkpoint-15"] or sorted(
+        path.name for path in tmp_path.iterdir()
+    ) == ["checkpoint-5"]
