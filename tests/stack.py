@@ -177,6 +177,18 @@ class Stack:
         command += ["-n", f"{name}@test", "-E", "--without-gossip", "--without-mingle", *(options or [])]
         return self.run(name, command, **env)
 
+    def start_trainer(self, name: str = "train") -> Process:
+        """Start a gpu-train worker and wait until it takes jobs."""
+        command = ["celery", "-A", "tasks", "worker", "-Q", "gpu-train", "-P", "threads", "-c", "1"]
+        trainer = self.run(name, [*command, "-n", f"{name}@test", "-E", "--without-gossip", "--without-mingle"])
+
+        def ready() -> bool:
+            self._require_alive(trainer)
+            return any("ready." in str(line.get("message")) for line in trainer.lines())
+
+        until(ready, 60, f"worker {name} takes jobs")
+        return trainer
+
     def fleet(self) -> Fleet:
         return self.presence.fleet(fresh=True)
 

@@ -79,7 +79,8 @@ class Reporter(TrainerCallback):
         **_: Any,
     ) -> None:
         found = {ours: float(logs[name]) for name, ours in _METRICS.items() if logs and name in logs}
-        if not found:
+        if not {"loss", "eval_loss"} & set(found):
+            # The library's closing summary, at whatever step that is.
             return
         for name in ("loss", "eval_loss"):
             if not math.isfinite(found.get(name, 0.0)):
