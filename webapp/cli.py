@@ -5,11 +5,16 @@ import click
 from settings import Settings
 from store import db
 from store.keys import ALL_RIGHTS, KeyAdmin, KeyNameTaken, Right
+from webapp import cli_client
 
 
 @click.group()
 def cli() -> None:
-    """CY-LLM Engine: operator commands. They use DATABASE_URL as the front door does."""
+    """CY-LLM Engine. ``keys`` uses DATABASE_URL as the front door does; all else asks the running server."""
+
+
+for command in (cli_client.train, cli_client.jobs, cli_client.adapters, cli_client.chat):
+    cli.add_command(command)
 
 
 @cli.group()
