@@ -39,7 +39,8 @@ class OpenAISurface:
 
     def name_adapter(self, name: str, adapter: LoRARequest) -> None:
         """Let the application know a loaded adapter as a model called ``name``."""
-        self._app.state.openai_serving_models.lora_requests[name] = adapter
+        own = LoRARequest(name, adapter.lora_int_id, adapter.lora_path)
+        self._app.state.openai_serving_models.lora_requests[name] = own
 
     async def call(self, call: HttpCall) -> AsyncGenerator[HttpStart | bytes, None]:
         """Yield the answer's head, then its body as it is written.

@@ -45,6 +45,8 @@ class EventKind:
     STATUS = "status"
     METRICS = "metrics"
     CHECKPOINT = "checkpoint"
+    #: A trainer begins: ``step`` is the checkpoint that it goes on from, 0 for none.
+    STARTED = "started"
     NOTE = "note"
 
 
@@ -182,6 +184,18 @@ class JobStore:
         with self._sessions.begin() as session:
             self._write(session, lease, lease_ends=now() + timedelta(seconds=LEASE_SECONDS))
             return session.scalar(select(TrainingJob.wanted).where(TrainingJob.id == lease.job_id)) or ""
+
+    def began(self, lease: Lease, step: int, total_steps: int, samples: int) -> None:
+        """The trainer takes its first step now: times are told from here. Raises ``Fenced``."""
+        job = self.load(lease.job_id)
+        at = now()
+        spent = {"seconds_before": job.seconds_before + _run_seconds(job, at)} if job is not None else {}
+        values: dict[str, Any] = {"step": step, "run_step": step, "total_steps": total_steps, **spent}
+        values["run_started_at"] = at
+        data = {"total_steps": total_steps, "samples": samples}
+        with self._sessions.begin() as session:
+            self._write(session, lease, **values)
+            session.add(TrainingEvent(job_id=lease.job_id, kind=EventKind.STARTED, step=step, data=data))
 
     def progress(self, lease: Lease, **values: Any) -> None:
         """Write where the job is (``step``, ``total_steps``, ``epoch``, ``run_step``). Raises ``Fenced``."""

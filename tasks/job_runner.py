@@ -228,7 +228,7 @@ class _Watch:
             if kind == Event.PAUSED:
                 self._jobs.progress(self._lease, step=step)
         elif kind == Event.STARTED:
-            self._jobs.progress(self._lease, step=step, run_step=step, total_steps=event["total_steps"])
+            self._jobs.began(self._lease, step, event["total_steps"], event["samples"])
         elif kind == Event.STEP:
             self._jobs.progress(self._lease, step=step, epoch=epoch)
         elif kind == Event.METRICS:

@@ -5,6 +5,7 @@ flushed, a host rebooted) or whose runner is gone is sent again.
 """
 
 import logging
+import os
 import secrets
 import threading
 from typing import Any
@@ -43,11 +44,14 @@ class TrainingStep(bootsteps.StartStopStep):
 
     requires = {"celery.worker.components:Timer"}
 
-    def __init__(self, worker: Any, **kwargs: Any) -> None:
+    def __init__(self, worker: Any, gpu: str | None = None, **kwargs: Any) -> None:
         super().__init__(worker, **kwargs)
         self.enabled = QUEUE_TRAIN in worker.app.amqp.queues.consume_from
         if not self.enabled:
             return
+        if gpu is not None:
+            # The trainers inherit it.
+            os.environ["CUDA_VISIBLE_DEVICES"] = gpu
         for queue in worker.app.amqp.queues.consume_from.values():
             queue.no_ack = True
         self._stopping = threading.Event()

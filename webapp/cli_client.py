@@ -31,7 +31,7 @@ class Api:
         try:
             response = self._http.request(method, f"{self._url}/api/v1{path}", **options)
         except httpx.HTTPError as error:
-            raise click.ClickException(f"{self._url} does not answer ({error}); is bin/serve running?") from error
+            raise _no_answer(self._url, error) from error
         _require_success(response)
         answer: dict[str, Any] = response.json()
         return answer
@@ -55,6 +55,10 @@ class Api:
             raise click.ClickException(
                 f"{self._openai_url} does not answer ({error}); is bin/serve running?"
             ) from error
+
+
+def _no_answer(url: str, error: httpx.HTTPError) -> click.ClickException:
+    return click.ClickException(f"{url} does not answer ({error}); is bin/serve running?")
 
 
 def _require_success(response: httpx.Response) -> None:
@@ -195,9 +199,8 @@ def adapters(delete: str | None, promote: str | None, rollback: str | None) -> N
     for row in api.call("GET", "/adapters")["adapters"]:
         mark = "*" if row["current"] else " "
         metrics = "  ".join(f"{name} {value:.4f}" for name, value in row["metrics"].items())
-        click.echo(
-            f"{mark} {row['reference']:<24} {row['baseModel']:<16} rank {row['rank']:<4} {row['createdAt']}  {metrics}"
-        )
+        what = f"{row['reference']:<24} {row['baseModel']:<16} rank {row['rank']:<4}"
+        click.echo(f"{mark} {what} {row['createdAt']}  {metrics}")
 
 
 @click.command()

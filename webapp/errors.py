@@ -137,6 +137,13 @@ def redis_unavailable() -> ApiError:
     )
 
 
+def database_unavailable() -> ApiError:
+    detail = Detail("database_unavailable", "", "The service cannot reach its database; try again shortly")
+    return ApiError(
+        Failure(Code.INSUFFICIENT_RESOURCES, "The service is temporarily unavailable", (detail,)), retry_after=5
+    )
+
+
 def from_failure(failure: Failure) -> ApiError:
     """What a worker wrote as the end of a request."""
     retry = 5 if STATUS[failure.code] == 503 else None

@@ -42,9 +42,7 @@ def _on_redis_error(error: redis.RedisError) -> Response:
 
 def _on_database_error(error: SQLAlchemyError) -> Response:
     log.error("The database cannot be used: %s", error.__class__.__name__, exc_info=error)
-    detail = Detail("database_unavailable", "", "The service cannot reach its database; try again shortly")
-    failure = Failure(Code.INSUFFICIENT_RESOURCES, "The service is temporarily unavailable", (detail,))
-    return respond(ApiError(failure, retry_after=5))
+    return respond(errors.database_unavailable())
 
 
 def _on_http_error(error: HTTPException) -> Response:

@@ -9,6 +9,7 @@ import tempfile
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from bench.faults import training
 from bench.faults.client import Outcome
 from bench.faults.rounds import MODELS, run_round
 from bench.faults.rows import ROWS, Fleet, Row
@@ -91,4 +92,4 @@ def print_matrix(fleet: Fleet, rows: list[Row], rounds: int, expected: list[str]
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(training.main() if sys.argv[1:2] == ["training"] else main())

@@ -15,6 +15,7 @@ import pytest
 from bench.faults.rows import children, name_of
 from settings import ROOT
 from store import names
+from tests.integration.test_socket import receive, send, socket, until_done
 from tests.sse import events
 from tests.stack import Process, Stack
 from tests.waiting import until
@@ -170,6 +171,23 @@ def reference(stack: Stack) -> dict[int, float]:
     assert list(curve) == [1, *range(10, STEPS + 1, 10)]
     assert curve[STEPS] < curve[1] / 2
     return curve
+
+
+def test_the_socket_tells_the_same_events(stack: Stack, http: httpx.Client, reference: dict[int, float]) -> None:
+    [job] = http.get("/training/list", params={"status": "completed", "limit": 1}).json()["jobs"]
+    with http.stream("GET", f"/training/{job['jobId']}/events") as response:
+        seen = [event for event in events(response) if event.name]
+    with socket(stack) as ws:
+        assert receive(ws)["type"] == "ready"
+        send(ws, "watch", jobId=job["jobId"], lastEventId=seen[1].id)
+        frames = until_done(ws)
+        send(ws, "watch", jobId="job-nothing")
+        assert receive(ws)["status"] == 404
+        send(ws, "watch", jobId=job["jobId"], lastEventId="x")
+        assert receive(ws)["status"] == 400
+    assert frames[-1]["jobId"] == job["jobId"]
+    told = [{**event.json(), "type": "job", "event": event.name, "eventId": event.id} for event in seen[2:]]
+    assert frames[:-1] == told
 
 
 def test_a_pause_changes_nothing_of_the_result(

@@ -7,10 +7,12 @@ From the client, each with ``type``:
   with ``accepted`` or ``error``), and if wanted ``idempotencyKey``.
 - ``resume``: ``id``, and ``lastEventId``.
 - ``cancel``: ``id``. Ends it for good; its last chunk says so.
+- ``watch``: ``jobId``, and if wanted ``lastEventId``: what happens to a training job, as it happens.
 - ``ping``: answered with ``pong``.
 
 To the client: ``ready``, ``accepted`` (``ref``, ``id``), ``chunk`` (the chunk object of SSE, with
-``eventId``), ``done`` (``id``), ``interrupted`` (``id``, ``lastEventId``), ``error`` (``error``, with
+``eventId``), ``done`` (``id``), ``interrupted`` (``id``, ``lastEventId``), ``job`` (``event``, ``eventId``,
+and the event as SSE has it; ``done`` with ``jobId`` behind the last), ``error`` (``error``, with
 ``id`` or ``ref``), ``pong``. Close codes: 4401 no valid key, 4403 the key lacks the right,
 4408 no ``auth`` frame in time, 1012 this server is being restarted.
 """
@@ -28,6 +30,7 @@ from flask_sock import Sock
 from marshmallow import ValidationError
 from redis.exceptions import RedisError
 from simple_websocket import ConnectionClosed, Server
+from sqlalchemy.exc import SQLAlchemyError
 
 import logs
 from store.entries import EntryId
@@ -39,7 +42,7 @@ from webapp.bodies import details_of
 from webapp.errors import ApiError
 from webapp.generation import Following, ProcessStopping
 from webapp.services import Services, services
-from webapp.v1 import admission
+from webapp.v1 import admission, job_events, training
 from webapp.v1.chunks import DONE, ChunkWriter
 from webapp.v1.requests import find, last_event_id
 from webapp.v1.schemas import InferenceSchema
@@ -166,10 +169,11 @@ class Connection:
             "start": self._start,
             "resume": self._resume,
             "cancel": self._cancel,
+            "watch": self._watch,
             "ping": lambda _: self._send("pong"),
         }
         action = actions.get(str(message.get("type")))
-        tags = {name: message[name] for name in ("ref", "id") if isinstance(message.get(name), str)}
+        tags = {name: message[name] for name in ("ref", "id", "jobId") if isinstance(message.get(name), str)}
         try:
             if action is None:
                 raise errors.invalid([Detail("invalid_value", "type", f"'type' must be one of {', '.join(actions)}")])
@@ -214,13 +218,43 @@ class Connection:
     def _cancel(self, message: dict[str, Any]) -> None:
         generation.cancel(self._own, find(self._own, str(message.get("id"))))
 
+    def _watch(self, message: dict[str, Any]) -> None:
+        self._require_room()
+        if not self._principal.may(Right.TRAINING):
+            raise errors.forbidden(Right.TRAINING.value)
+        job_id = training.find(str(message.get("jobId"))).id
+        after = training.event_number(str(message.get("lastEventId") or ""))
+        self._spawn(f"ws-{job_id}", lambda: self._follow_job(job_id, after))
+
     # One thread for each request.
 
-    def _run(self, record: RequestRecord, follow: Callable[[], Any]) -> None:
-        thread = threading.Thread(target=self._relay, args=(record, follow), name=f"ws-{record.id}", daemon=True)
+    def _spawn(self, name: str, work: Callable[[], None]) -> None:
+        def run() -> None:
+            try:
+                work()
+            finally:
+                with self._lock:
+                    self._running.discard(threading.current_thread())
+
+        thread = threading.Thread(target=run, name=name, daemon=True)
         with self._lock:
             self._running.add(thread)
         thread.start()
+
+    def _follow_job(self, job_id: str, after: int) -> None:
+        try:
+            for event in job_events.follow(self._own, job_id, after, self._gone.is_set):
+                if event is not None:
+                    own = {"event": event.kind, "eventId": str(event.id)}
+                    self._send("job", **own, **job_events.describe_event(event))
+                    if job_events.is_end(event):
+                        self._send("done", jobId=job_id)
+        except SQLAlchemyError as error:
+            log.error("The database cannot be used: %s", error.__class__.__name__)
+            self._error(errors.database_unavailable(), jobId=job_id)
+
+    def _run(self, record: RequestRecord, follow: Callable[[], Any]) -> None:
+        self._spawn(f"ws-{record.id}", lambda: self._relay(record, follow))
 
     def _relay(self, record: RequestRecord, follow: Callable[[], Any]) -> None:
         fields = {"request_id": record.id, "model": record.model, **record.metadata}
@@ -234,8 +268,6 @@ class Connection:
                 log.error("Redis cannot be used: %s", error)
                 self._error(errors.redis_unavailable(), id=record.id)
             finally:
-                with self._lock:
-                    self._running.discard(threading.current_thread())
                 log.info("WebSocket request left", extra={"key": self._principal.name})
 
     def _follow(self, record: RequestRecord, following: Following) -> None:

@@ -9,7 +9,7 @@ from typing import Any
 
 from flask import Blueprint, Response, jsonify, request
 
-from store.jobs import ENDED, EventKind, JobStatus, elapsed_seconds, new_job_id
+from store.jobs import EventKind, JobStatus, elapsed_seconds, new_job_id
 from store.keys import Right
 from store.models import TrainingEvent, TrainingJob
 from store.outcomes import Detail
@@ -18,18 +18,16 @@ from webapp import auth, errors, sse
 from webapp.bodies import parse
 from webapp.connection import client_gone
 from webapp.services import Services, services
-from webapp.v1 import training_checks
+from webapp.v1 import job_events, training_checks
+from webapp.v1.job_events import camel
 from webapp.v1.training_schemas import TrainingSchema
 
 bp = Blueprint("training", __name__, url_prefix="/api/v1/training")
 
 #: How long a cancel waits for the runner. Seconds.
 _CANCEL_SECONDS = 10.0
-#: How often a follower of events looks for new ones. Seconds.
-_LOOK_SECONDS = 0.5
 #: Most bytes of a log that are sent.
 _LOG_BYTES = 256 * 1024
-_ENDED = {status.value for status in ENDED}
 
 
 @bp.post("/start")
@@ -114,7 +112,7 @@ def metrics(job_id: str) -> Response:
     steps: dict[int, dict[str, Any]] = {}
     for event in _all_events(services(), job_id, EventKind.METRICS):
         row = steps.setdefault(event.step, {"step": event.step})
-        row |= {_camel(name): value for name, value in event.data.items()}
+        row |= {camel(name): value for name, value in event.data.items()}
     return jsonify({"jobId": job_id, "metrics": [steps[step] for step in sorted(steps)]})
 
 
@@ -122,10 +120,8 @@ def metrics(job_id: str) -> Response:
 def events(job_id: str) -> Response:
     """What happens, as it happens; ``Last-Event-ID`` goes on behind an event."""
     find(job_id)
-    text = request.headers.get("Last-Event-ID") or request.args.get("lastEventId") or "0"
-    if not (text.isascii() and text.isdigit()):
-        raise errors.invalid([Detail("invalid_value", "lastEventId", "Last-Event-ID must be the id of an event")])
-    return sse.response(_follow(services(), job_id, int(text)))
+    text = request.headers.get("Last-Event-ID") or request.args.get("lastEventId") or ""
+    return sse.response(_stream(services(), job_id, event_number(text)))
 
 
 @bp.get("/<job_id>/logs")
@@ -147,6 +143,15 @@ def find(job_id: str) -> TrainingJob:
     if job is None or _owner() not in (None, job.owner):
         raise errors.job_not_found(job_id)
     return job
+
+
+def event_number(text: str) -> int:
+    """Parse the id of an event; '' is before all. Raises ``ApiError`` (400)."""
+    if not text:
+        return 0
+    if not (text.isascii() and text.isdigit() and len(text) < 19):
+        raise errors.invalid([Detail("invalid_value", "lastEventId", "Last-Event-ID must be the id of an event")])
+    return int(text)
 
 
 def describe(job: TrainingJob) -> dict[str, Any]:
@@ -177,7 +182,7 @@ def describe(job: TrainingJob) -> dict[str, Any]:
         body["error"] = {"code": job.error_code, "message": job.message}
     if job.result:
         shown = {name: value for name, value in job.result.items() if name not in ("path", "merged")}
-        body["result"] = {_camel(name): value for name, value in shown.items()}
+        body["result"] = {camel(name): value for name, value in shown.items()}
     return body
 
 
@@ -212,33 +217,15 @@ def _remaining(job: TrainingJob) -> int | None:
     return round(run / done * (job.total_steps - job.step))
 
 
-def _follow(own: Services, job_id: str, after: int) -> Iterator[bytes]:
-    gone = client_gone()
-    spoke = time.monotonic()
-    ended = False
-    while True:
-        found = own.jobs.events(job_id, after)
-        for event in found:
-            after, spoke = event.id, time.monotonic()
-            ended = event.kind == EventKind.STATUS and event.data["status"] in _ENDED
-            yield sse.event(_event_data(event), str(event.id), event.kind)
-        if ended:
-            yield sse.event(b"[DONE]")
-            return
-        if found:
-            continue
-        if gone() or own.lifecycle.stopping:
-            return
-        if time.monotonic() - spoke >= own.settings.keepalive:
-            spoke = time.monotonic()
+def _stream(own: Services, job_id: str, after: int) -> Iterator[bytes]:
+    for event in job_events.follow(own, job_id, after, client_gone()):
+        if event is None:
             yield sse.KEEPALIVE
-        time.sleep(_LOOK_SECONDS)
-
-
-def _event_data(event: TrainingEvent) -> bytes:
-    data = {_camel(name): value for name, value in event.data.items()}
-    shown = {"jobId": event.job_id, "step": event.step, **data, "createdAt": _time(event.created_at)}
-    return json.dumps(shown, ensure_ascii=False).encode()
+            continue
+        data = json.dumps(job_events.describe_event(event), ensure_ascii=False).encode()
+        yield sse.event(data, str(event.id), event.kind)
+        if job_events.is_end(event):
+            yield sse.event(b"[DONE]")
 
 
 def _all_events(own: Services, job_id: str, kind: str) -> Iterator[TrainingEvent]:
@@ -272,11 +259,6 @@ def _number(name: str, default: int, most: int | None) -> int:
         allowed = f"0 to {most}" if most else "0 or more"
         raise errors.invalid([Detail("invalid_value", name, f"'{name}' must be a whole number, {allowed}")])
     return int(text)
-
-
-def _camel(name: str) -> str:
-    head, *rest = name.split("_")
-    return head + "".join(part.capitalize() for part in rest)
 
 
 def _time(value: datetime | None) -> str | None:
