@@ -12,6 +12,7 @@ import pytest
 
 from settings import ROOT
 from store import db
+from store.jobs import JobStore
 from store.keys import KeyAdmin, Right
 from tests.stack import Stack
 
@@ -82,18 +83,65 @@ def test_a_job_is_queued_listed_and_cancelled_at_once(http: httpx.Client) -> Non
     assert refused.json()["error"]["message"] == "A job that is cancelled cannot be resumed"
 
 
-def test_lora_config_wins_over_the_lora_hyper_parameters(http: httpx.Client, stack: Stack) -> None:
-    params = {"loraRank": 4, "loraAlpha": 5, "loraDropout": 0.1}
-    config = {"r": 8, "targetModules": ["q_proj"], "bias": "all"}
-    job_id = http.post("/training/start", json=body(hyperParams=params, loraConfig=config)).json()["jobId"]
+def spec_of(http: httpx.Client, stack: Stack, **values: Any) -> dict[str, Any]:
+    """What the trainer would get."""
+    job_id = http.post("/training/start", json=body(**values)).json()["jobId"]
     http.post(f"/training/cancel/{job_id}")
-    from store.jobs import JobStore
-
     engine = db.connect(stack.database_url)
     job = JobStore(db.sessions(engine)).load(job_id)
     engine.dispose()
     assert job is not None
-    assert job.spec["lora"] == {"r": 8, "alpha": 5, "dropout": 0.1, "target_modules": ["q_proj"], "bias": "all"}
+    return job.spec
+
+
+def test_lora_config_wins_over_the_lora_hyper_parameters(http: httpx.Client, stack: Stack) -> None:
+    params = {"loraRank": 4, "loraAlpha": 5, "loraDropout": 0.1}
+    config = {"r": 8, "targetModules": ["q_proj"], "bias": "all"}
+    spec = spec_of(http, stack, hyperParams=params, loraConfig=config)
+    assert spec["lora"] == {"r": 8, "alpha": 5, "dropout": 0.1, "target_modules": ["q_proj"], "bias": "all"}
+
+
+def test_every_field_reaches_the_trainer_s_specification(http: httpx.Client, stack: Stack) -> None:
+    given = {
+        "batchSize": 2,
+        "learningRate": 1e-5,
+        "epochs": 7,
+        "maxSeqLength": 99,
+        "saveSteps": 11,
+        "evalSteps": 12,
+        "loggingSteps": 13,
+        "gradientAccumulationSteps": 3,
+        "warmupRatio": 0.25,
+        "weightDecay": 0.5,
+        "lrScheduler": "cosine",
+        "seed": 9,
+        "evalSplit": 0.2,
+        "packing": True,
+        "beta": 0.2,
+    }
+    spec = spec_of(http, stack, hyperParams=given, longRows="drop", export="merged")
+    assert list(spec["params"].values()) == [
+        given[name]
+        for name in (
+            "batchSize",
+            "learningRate",
+            "epochs",
+            "maxSeqLength",
+            "saveSteps",
+            "evalSteps",
+            "loggingSteps",
+            "gradientAccumulationSteps",
+            "warmupRatio",
+            "weightDecay",
+            "lrScheduler",
+            "seed",
+            "evalSplit",
+            "packing",
+            "beta",
+        )
+    ]
+    assert (spec["long_rows"], spec["export"], spec["method"]) == ("drop", "merged", "sft")
+    assert spec_of(http, stack)["lora"]["r"] == 64
 
 
 @pytest.mark.parametrize(

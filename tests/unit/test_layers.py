@@ -43,6 +43,23 @@ def copy(tmp_path: Path) -> Path:
     return tmp_path
 
 
+def test_the_front_door_runs_without_torch(tmp_path: Path) -> None:
+    """Contracts see imports; this sees what is loaded when a dataset is checked."""
+    code = """
+import sys
+from pathlib import Path
+from settings import Settings
+from webapp import create_app
+from engines.training.check import load_dataset
+from engines.training.lengths import TokenCounter
+load_dataset(Path('demo/train.jsonl'), 'sft', '', TokenCounter(Path('models/demo')), 512, 'refuse', 0.0)
+found = {'torch', 'vllm', 'transformers', 'trl', 'peft', 'datasets'} & set(sys.modules)
+assert not found, found
+"""
+    done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, timeout=60)
+    assert done.returncode == 0, done.stderr
+
+
 def test_every_contract_has_a_breach_here() -> None:
     document = tomllib.loads((ROOT / "pyproject.toml").read_text())
     contracts = [contract["name"] for contract in document["tool"]["importlinter"]["contracts"]]
