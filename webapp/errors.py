@@ -14,6 +14,8 @@ STATUS = {
     Code.FORBIDDEN: 403,
     Code.NOT_FOUND: 404,
     Code.MODEL_NOT_FOUND: 404,
+    Code.TRAINING_JOB_NOT_FOUND: 404,
+    Code.TRAINING_JOB_RUNNING: 400,
     Code.IDEMPOTENCY_CONFLICT: 409,
     Code.RATE_LIMITED: 429,
     Code.INTERNAL_ERROR: 500,
@@ -99,13 +101,14 @@ def idempotency_conflict() -> ApiError:
 def job_not_found(job_id: str) -> ApiError:
     """The same for a job that never was and one of another key."""
     description = f"Training job '{job_id}' does not exist"
-    return ApiError(Failure(Code.NOT_FOUND, description, (Detail("job_not_found", "jobId", description),)))
+    return ApiError(Failure(Code.TRAINING_JOB_NOT_FOUND, description, (Detail("job_not_found", "jobId", description),)))
 
 
-def wrong_state(what: str, state: str, wish: str) -> ApiError:
-    """What is asked for cannot follow the state it is in (409)."""
-    description = f"A {what} that is {state} cannot be {wish}"
-    return ApiError(Failure(Code.INVALID_REQUEST, description, (Detail("wrong_state", "status", description),)), 409)
+def wrong_job_state(state: str, wish: str) -> ApiError:
+    """What is asked for cannot follow the state that the job is in."""
+    description = f"A job that is {state} cannot be {wish}"
+    code = Code.TRAINING_JOB_RUNNING if state == "running" else Code.INVALID_REQUEST
+    return ApiError(Failure(code, description, (Detail("wrong_state", "status", description),)))
 
 
 def adapter_not_found(name: str) -> ApiError:

@@ -195,6 +195,8 @@ def test_a_pause_changes_nothing_of_the_result(
 ) -> None:
     job_id = start(http)
     wait_for_step(http, job_id, 30)
+    refused = http.post(f"/training/resume/{job_id}")
+    assert (refused.status_code, refused.json()["error"]["code"]) == (400, "TRAINING_JOB_RUNNING")
     assert http.post(f"/training/pause/{job_id}").status_code == 200
     paused = wait_for(http, job_id, "paused")
     step = paused["progress"]["currentStep"]

@@ -80,7 +80,7 @@ def cancel(job_id: str) -> Response:
     """End a job for good. Ending one that was cancelled changes nothing."""
     own, job = services(), find(job_id)
     if not own.jobs.cancel(job_id) and job.status != JobStatus.CANCELLED.value:
-        raise errors.wrong_state("job", job.status, "cancelled")
+        raise errors.wrong_job_state(job.status, "cancelled")
     _wait_until_left(own, job_id, _CANCEL_SECONDS)
     message = "Training job has been cancelled"
     return jsonify({"jobId": job_id, "status": JobStatus.CANCELLED.value, "message": message})
@@ -91,7 +91,7 @@ def pause(job_id: str) -> Response:
     """Save a checkpoint and stop, so that the job can go on later."""
     own, job = services(), find(job_id)
     if not own.jobs.pause(job_id):
-        raise errors.wrong_state("job", job.status, "paused")
+        raise errors.wrong_job_state(job.status, "paused")
     return jsonify(describe(find(job_id)))
 
 
@@ -100,7 +100,7 @@ def resume(job_id: str) -> Response:
     """Queue a paused or failed job again; it goes on from its last checkpoint."""
     own, job = services(), find(job_id)
     if not own.jobs.resume(job_id):
-        raise errors.wrong_state("job", job.status, "resumed")
+        raise errors.wrong_job_state(job.status, "resumed")
     client.enqueue_training(job_id)
     return jsonify(describe(find(job_id)))
 
