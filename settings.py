@@ -47,10 +47,20 @@ class Settings:
     #: A token for the OpenAI-compatible API alone.
     gateway_api_token: str = field(default="", repr=False)
 
+    #: A token with every right, for callers inside the deployment (gRPC clients of old have it).
+    internal_token: str = field(default="", repr=False)
+
     #: Address both ports are bound to; empty means all, or loopback while no key exists.
     host: str = ""
     port: int = 8080
     openai_port: int = 8000
+    grpc_port: int = 50051
+    #: Calls that the gRPC process answers at once.
+    grpc_threads: int = 512
+    #: TLS of the gRPC port: certificate and key (PEM), and for mutual TLS the authority of the clients' certificates.
+    grpc_tls_cert: Path | None = None
+    grpc_tls_key: Path | None = None
+    grpc_tls_client_ca: Path | None = None
     web_workers: int = 1
     #: Requests that one web process answers at once; a stream holds one of them to its end.
     web_threads: int = 512
@@ -92,6 +102,12 @@ class Settings:
                 "host": env.str("HOST", own.host),
                 "port": env.int("PORT", own.port),
                 "openai_port": env.int("OPENAI_PORT", own.openai_port),
+                "grpc_port": env.int("GRPC_PORT", own.grpc_port),
+                "grpc_threads": env.int("GRPC_THREADS", own.grpc_threads),
+                "grpc_tls_cert": _optional_path(env, "GRPC_TLS_CERT"),
+                "grpc_tls_key": _optional_path(env, "GRPC_TLS_KEY"),
+                "grpc_tls_client_ca": _optional_path(env, "GRPC_TLS_CLIENT_CA"),
+                "internal_token": env.str("INTERNAL_TOKEN", own.internal_token),
                 "web_workers": env.int("WEB_WORKERS", own.web_workers),
                 "web_threads": env.int("WEB_THREADS", own.web_threads),
                 "max_body_bytes": env.int("MAX_BODY_BYTES", own.max_body_bytes),
@@ -123,6 +139,11 @@ def _paths(env: Env, name: str, default: tuple[Path, ...]) -> tuple[Path, ...]:
     text = env.str(name, "")
     found = [Path(part) for part in text.split(":") if part] or default
     return tuple(path.expanduser().resolve() for path in found)
+
+
+def _optional_path(env: Env, name: str) -> Path | None:
+    text = env.str(name, "")
+    return Path(text).expanduser().resolve() if text else None
 
 
 def _path(env: Env, name: str, default: Path) -> Path:

@@ -21,7 +21,7 @@ from store.keys import new_token
 from store.presence import Presence
 from store.redis import connect
 
-_PROCESSES = ["web", "gpu-infer", "gpu-train"]
+_PROCESSES = ["web", "grpc", "gpu-infer", "gpu-train"]
 #: Longer than a large model takes to load from a slow disk.
 _READY_TIMEOUT_SECONDS = 1800.0
 #: A developer's Ctrl-C need not wait as long as a rolling restart.

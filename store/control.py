@@ -30,6 +30,8 @@ class Command:
     RELEASE = "release"
     #: A model has a new adapter: load it before anybody asks for it.
     LOAD_ADAPTER = "load_adapter"
+    #: Let go of a model: finish what runs on it, then free its memory.
+    UNLOAD_MODEL = "unload_model"
 
 
 def send(client: redis.Redis, command: str, own_id: str, **more: str) -> None:

@@ -81,6 +81,13 @@ class Entry:
     data: bytes
     #: Token ids of a ``TEXT``, separated by commas; empty where it was heard and not read.
     tokens: bytes = field(default=b"", compare=False)
+    #: How many there are, where it was heard.
+    heard_tokens: int = field(default=0, compare=False)
+
+    @property
+    def token_count(self) -> int:
+        """Tokens that a ``TEXT`` came from."""
+        return self.tokens.count(b",") + 1 if self.tokens else self.heard_tokens
 
     @property
     def terminal(self) -> bool:
@@ -94,11 +101,12 @@ class Entry:
     def parse_frame(frame: bytes) -> tuple[EntryId, "Entry"]:
         """Parse an entry as the scripts publish it: ``<previous id> <id> <kind> <data>``.
 
-        The previous id tells a follower whether it missed something in between. Raises
-        ``ValueError`` for anything else.
+        A ``TEXT``'s kind is followed by the number of its tokens. The previous id tells a follower
+        whether it missed something in between. Raises ``ValueError`` for anything else.
         """
         previous, own, kind, data = frame.split(b" ", 3)
-        return _parse_trusted(previous), Entry(_parse_trusted(own), kind.decode(), data)
+        count = int(kind[1:]) if len(kind) > 1 else 0
+        return _parse_trusted(previous), Entry(_parse_trusted(own), kind[:1].decode(), data, heard_tokens=count)
 
 
 def _parse_trusted(text: bytes) -> EntryId:

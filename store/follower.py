@@ -45,6 +45,7 @@ class Follower:
         self._must_read = False
         self._asleep = False
         self._shortcut: Callable[[Entry], bool] | None = None
+        self._interrupted = False
 
     def __enter__(self) -> "Follower":
         self._hub.attach(self)
@@ -64,6 +65,12 @@ class Follower:
         with self._arrived:
             self._shortcut = take
 
+    def interrupt(self) -> None:
+        """Let :meth:`entries` yield None at once, from any thread."""
+        with self._arrived:
+            self._interrupted = True
+            self._arrived.notify()
+
     def entries(self, idle: float) -> Iterator[Entry | None]:
         """Yield every entry up to the terminal one; None whenever ``idle`` seconds yielded none.
 
@@ -78,14 +85,15 @@ class Follower:
                 yield entry
                 if entry.terminal:
                     return
-            if time.monotonic() - spoke >= idle:
+            if self._interrupted or time.monotonic() - spoke >= idle:
+                self._interrupted = False
                 yield None
                 spoke = time.monotonic()
 
     def _next(self, wait: float) -> list[Entry]:
         with self._arrived:
             self._asleep = True
-            self._arrived.wait_for(lambda: self._waiting or self._must_read, max(0.0, min(wait, _RECHECK_SECONDS)))
+            self._arrived.wait_for(self._stirred, max(0.0, min(wait, _RECHECK_SECONDS)))
             self._asleep = False
             if self._waiting:
                 previous, entry = self._waiting.popleft()
@@ -98,6 +106,9 @@ class Follower:
             else:
                 self._must_read = False
         return self._read_log()
+
+    def _stirred(self) -> bool:
+        return bool(self._waiting) or self._must_read or self._interrupted
 
     def _read_log(self) -> list[Entry]:
         self._look_again = time.monotonic() + _RECHECK_SECONDS

@@ -7,7 +7,7 @@ thought dead and comes back changes nothing.
 """
 
 import secrets
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 from enum import Enum
@@ -94,14 +94,14 @@ class JobStore:
             return session.get(TrainingJob, job_id)
 
     def page(
-        self, owner: str | None, status: JobStatus | None, limit: int, offset: int
+        self, owner: str | None, states: Sequence[JobStatus] | None, limit: int, offset: int
     ) -> tuple[list[TrainingJob], int]:
         """Return a page of jobs, newest first, and how many there are in all. ``owner`` None is everybody."""
         wanted: list[ColumnElement[bool]] = []
         if owner is not None:
             wanted.append(TrainingJob.owner == owner)
-        if status is not None:
-            wanted.append(TrainingJob.status == status.value)
+        if states is not None:
+            wanted.append(TrainingJob.status.in_([state.value for state in states]))
         with self._sessions() as session:
             total = session.scalar(select(func.count()).select_from(TrainingJob).where(*wanted)) or 0
             order = (TrainingJob.created_at.desc(), TrainingJob.id)

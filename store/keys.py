@@ -74,6 +74,8 @@ class KeyRing:
         self._fixed: list[tuple[str, Principal]] = []
         if settings.api_key:
             self._fixed.append((digest(settings.api_key), Principal("env", "CY_LLM_API_KEY")))
+        if settings.internal_token:
+            self._fixed.append((digest(settings.internal_token), Principal("internal", "CY_LLM_INTERNAL_TOKEN")))
         if settings.gateway_api_token:
             rights = frozenset({Right.OPENAI})
             self._fixed.append((digest(settings.gateway_api_token), Principal("gateway", "GATEWAY_API_TOKEN", rights)))

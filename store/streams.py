@@ -20,10 +20,11 @@ MAX_ENTRIES = 131_072
 
 #: Appends for many writers in one call. KEYS: log, channel and record of each; ARGV of each: ttl
 #: (empty until the log ends: it was set when it was opened), previous id, number of entries, then
-#: id, kind, data and tokens of each entry. Every entry is published with the id before it, without
-#: its tokens. At the end the record expires with the log, so that a log that has expired is never
-#: taken for a request that nobody has begun. Returns for each writer the number of followers, -1
-#: when refused, -2 when the log does not end where the writer believes.
+#: id, kind, data and tokens of each entry. Every entry is published with the id before it, and
+#: with the number of its tokens instead of them. At the end the record expires with the log, so
+#: that a log that has expired is never taken for a request that nobody has begun. Returns for each
+#: writer the number of followers, -1 when refused, -2 when the log does not end where the writer
+#: believes.
 APPEND = """
 local function append(log, channel, record, at)
   local ttl, previous, count = ARGV[at], ARGV[at+1], tonumber(ARGV[at+2])
@@ -46,7 +47,12 @@ local function append(log, channel, record, at)
       if string.find(added.err, 'equal or smaller') then return -1 end
       return added
     end
-    followers = redis.call('PUBLISH', channel, previous .. ' ' .. id .. ' ' .. kind .. ' ' .. data)
+    local counted = kind
+    if tokens ~= '' then
+      local _, commas = string.gsub(tokens, ',', ',')
+      counted = kind .. (commas + 1)
+    end
+    followers = redis.call('PUBLISH', channel, previous .. ' ' .. id .. ' ' .. counted .. ' ' .. data)
     previous = id
     if kind == 'e' then redis.call('EXPIRE', record, ttl) end
   end

@@ -100,6 +100,8 @@ class Heartbeat:
         # While it loads a worker names its models, so that a client can be told to wait.
         models: dict[str, dict[str, Any]] = {model: {} for model in self._models}
         models.update({name: engine.info().to_dict() for name, engine in list(self._host.engines.items())})
+        for model in self._host.unloaded:
+            models.pop(model, None)
         return WorkerInfo(
             name=self._host.worker_name,
             incarnation=self._host.incarnation,

@@ -72,6 +72,10 @@ class Runs:
         if self._runs.get(run.record.id) is run:
             del self._runs[run.record.id]
 
+    def of_model(self, model: str) -> int:
+        """How many run on a model."""
+        return sum(run.record.model == model for run in self._runs.values())
+
     def act(self, command: str, request_id: str) -> None:
         """Do what the front door told."""
         run = self._runs.get(request_id)

@@ -37,6 +37,8 @@ class EngineHost:
         #: Wakes the heartbeat: a change of state, or a request that met a dead engine.
         self.wake = threading.Event()
         self.engines: dict[str, Engine] = {}
+        #: Models that an operator took away.
+        self.unloaded: set[str] = set()
         self._loop = asyncio.new_event_loop()
         self._thread = threading.Thread(target=self._run, name="engine-loop", daemon=True)
         self._publisher: Publisher | None = None
@@ -105,10 +107,15 @@ class EngineHost:
 
     def _act(self, told: dict[str, str]) -> None:
         """Do what was told to all workers."""
-        if told["command"] != Command.LOAD_ADAPTER:
-            self.runs.act(told["command"], told["id"])
-        elif told["id"] in self.engines:
-            task = self._loop.create_task(self.load_adapter(told["id"], told.get("path", "")))
+        command, own_id = told["command"], told["id"]
+        if command not in (Command.LOAD_ADAPTER, Command.UNLOAD_MODEL):
+            self.runs.act(command, own_id)
+        elif own_id in self.engines:
+            work = self.load_adapter(own_id, told.get("path", ""))
+            if command == Command.UNLOAD_MODEL:
+                work.close()
+                work = self._unload_model(own_id)
+            task = self._loop.create_task(work)
             self._loading.add(task)
             task.add_done_callback(self._loading.discard)
 
@@ -122,6 +129,18 @@ class EngineHost:
             log.warning("An adapter cannot be loaded: %s", error, extra=fields)
         else:
             log.info("Adapter is loaded", extra=fields)
+
+    async def _unload_model(self, model: str) -> None:
+        """Take no more requests for a model; stop its engine when none runs, or the drain time is over."""
+        log.warning("Model is unloaded, as an operator asked", extra={"model": model})
+        self.unloaded.add(model)
+        self.wake.set()
+        ends = self._loop.time() + self.settings.drain
+        while self.runs.of_model(model) and self._loop.time() < ends:
+            await asyncio.sleep(0.1)
+        engine = self.engines.pop(model, None)
+        if engine is not None:
+            await engine.stop()
 
     async def _unload(self) -> None:
         for engine in self.engines.values():

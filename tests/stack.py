@@ -77,6 +77,7 @@ class Stack:
     processes: list[Process] = field(default_factory=list)
     port: int = field(default_factory=free_port)
     openai_port: int = field(default_factory=free_port)
+    grpc_port: int = field(default_factory=free_port)
 
     def __post_init__(self) -> None:
         self.folder.mkdir(parents=True, exist_ok=True)
@@ -101,6 +102,7 @@ class Stack:
             "GATEWAY_API_TOKEN": GATEWAY_TOKEN,
             "CY_LLM_PORT": str(self.port),
             "CY_LLM_OPENAI_PORT": str(self.openai_port),
+            "CY_LLM_GRPC_PORT": str(self.grpc_port),
             "CY_LLM_HOST": "127.0.0.1",
             "CY_LLM_DRAIN_SECONDS": "20",
             "PYTHONPATH": str(ROOT),
@@ -158,6 +160,19 @@ class Stack:
 
         until(answers, 30, "the front door answers")
         return web
+
+    def start_grpc(self, **env: str) -> Process:
+        """Start the gRPC process and wait until it listens."""
+        server = self.run("grpc", ["webapp.rpc"], **env)
+        port = int(env.get("CY_LLM_GRPC_PORT", self.grpc_port))
+
+        def listens() -> bool:
+            self._require_alive(server)
+            with socket.socket() as probe:
+                return probe.connect_ex(("127.0.0.1", port)) == 0
+
+        until(listens, 30, "the gRPC server listens")
+        return server
 
     def start_worker(
         self, name: str = "w1", options: list[str] | None = None, seconds: float = 60, **env: str

@@ -18,6 +18,12 @@ class OpenToTheNetwork(Exception):
 
 def addresses(settings: Settings) -> list[str]:
     """Return ``host:port`` for both APIs. Raises ``OpenToTheNetwork``."""
+    host = host_of(settings)
+    return [f"{host}:{settings.port}", f"{host}:{settings.openai_port}"]
+
+
+def host_of(settings: Settings) -> str:
+    """Return the address to listen on. Raises ``OpenToTheNetwork``."""
     configured = KeyRing(settings, db.sessions(db.connect(settings.database_url))).configured()
     host = settings.host or ("0.0.0.0" if configured else _LOOPBACK)
     if not configured:
@@ -27,7 +33,7 @@ def addresses(settings: Settings) -> list[str]:
                 "set CY_LLM_API_KEY, or leave CY_LLM_HOST unset to listen on this machine only"
             )
         log.warning("No API key is configured: every request is let in, so only %s is listened on", host)
-    return [f"{host}:{settings.port}", f"{host}:{settings.openai_port}"]
+    return host
 
 
 def _is_loopback(host: str) -> bool:

@@ -94,6 +94,10 @@ class Following:
         """As ``Follower.shortcut``; for entries that are neither the first nor the last of an attempt."""
         self._follower.shortcut(take)
 
+    def interrupt(self) -> None:
+        """Let :meth:`entries` look at once whether the client is gone, from any thread."""
+        self._follower.interrupt()
+
     def entries(self, gone: Callable[[], bool]) -> Iterator[Entry | None]:
         """Yield the log's entries, the terminal one last; None for every ``keepalive`` of silence.
 

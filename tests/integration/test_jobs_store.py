@@ -177,7 +177,7 @@ def test_pages_are_newest_first_with_a_true_total(jobs: JobStore) -> None:
     assert jobs.cancel("job-3")
     page, total = jobs.page("me", None, 2, 1)
     assert ([job.id for job in page], total) == (["job-3", "job-2"], 5)
-    page, total = jobs.page("me", JobStatus.CANCELLED, 100, 0)
+    page, total = jobs.page("me", [JobStatus.CANCELLED], 100, 0)
     assert ([job.id for job in page], total) == (["job-3"], 1)
     assert jobs.page(None, None, 100, 0)[1] == 6
     assert {JobStatus.CANCELLED, JobStatus.COMPLETED, JobStatus.FAILED} == set(ENDED)

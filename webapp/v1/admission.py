@@ -1,5 +1,6 @@
 """From a checked body of the native API to a request that may be followed."""
 
+import math
 import time
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
@@ -37,10 +38,17 @@ class Admitted:
             yield following
 
 
-def accept(own: Services, body: dict[str, Any], with_metadata: bool = False, key: str | None = None) -> Admitted:
+def accept(
+    own: Services,
+    body: dict[str, Any],
+    with_metadata: bool = False,
+    key: str | None = None,
+    timeout: float | None = None,
+) -> Admitted:
     """Turn a checked body into a request. Raises ``ApiError``.
 
-    ``key`` is the idempotency key; None takes it from the header.
+    ``key`` is the idempotency key; None takes it from the header. ``timeout`` is how long the client
+    would wait, in seconds; the system's own bound holds in any case.
     """
     principal = auth.principal()
     own.limiter.count_request(principal.id)
@@ -63,7 +71,7 @@ def accept(own: Services, body: dict[str, Any], with_metadata: bool = False, key
         kind=RequestRecord.GENERATE,
         model=spec.id,
         owner=principal.id,
-        deadline=time.time() + own.settings.request_timeout,
+        deadline=time.time() + min(own.settings.request_timeout, timeout or math.inf),
         payload={
             "prompt": body["prompt"],
             "adapter": adapter,

@@ -37,6 +37,18 @@ def _respond(shown: dict[str, Any], components: dict[str, Any]) -> Response:
     return response
 
 
+def summary(own: Services) -> dict[str, str]:
+    """The same in one level of names, for gRPC. Raises ``RedisError``."""
+    fleet = own.presence.fleet(fresh=True)
+    told = _coordinator(fleet, queues.pending(own.redis, client.all_queues(fleet)), own.settings.max_queue_size)
+    flat = {f"workers_{name}": number for name, number in told["workers"].items()}
+    running = sum(engine["running"] for engine in told["engines"])
+    return {
+        name: str(value)
+        for name, value in {**flat, "queue_pending": told["queue"]["pendingTasks"], "running": running}.items()
+    }
+
+
 def _components(own: Services) -> dict[str, Any]:
     gateway = {"startTime": _timestamp(STARTED), "uptime": _duration(now() - STARTED)}
     latency = _redis_latency_ms(own)

@@ -33,7 +33,7 @@ def show_model(model_id: str) -> Response:
             "name": spec.name,
             "engine": spec.engine,
             "modelPath": spec.model_path,
-            "status": _status(spec, fleet),
+            "status": status_of(spec, fleet),
             "capabilities": _capabilities(spec),
             **_adapters(spec),
             "config": {
@@ -50,7 +50,7 @@ def _summary(spec: ModelSpec, fleet: Fleet) -> dict[str, Any]:
         "id": spec.id,
         "name": spec.name,
         "engine": spec.engine,
-        "status": _status(spec, fleet),
+        "status": status_of(spec, fleet),
         "capabilities": _capabilities(spec),
         "maxModelLen": _max_model_len(spec, fleet),
         **_adapters(spec),
@@ -70,7 +70,8 @@ def _adapters(spec: ModelSpec) -> dict[str, Any]:
     return {"loraAdapters": [row.name for row in own.all(spec.id) if meant.get(row.name) == row.version]}
 
 
-def _status(spec: ModelSpec, fleet: Fleet) -> str:
+def status_of(spec: ModelSpec, fleet: Fleet) -> str:
+    """``ready``, ``loading`` or ``unavailable``."""
     if fleet.serving(spec.id):
         return "ready"
     return "loading" if fleet.loading(spec.id) else "unavailable"

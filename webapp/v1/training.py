@@ -33,24 +33,28 @@ _LOG_BYTES = 256 * 1024
 @bp.post("/start")
 def start() -> Response:
     """Check everything, write the job, then queue it."""
-    own, principal = services(), auth.principal()
-    own.limiter.count_request(principal.id)
-    body = parse(TrainingSchema())
+    job = begin(services(), auth.principal().id, parse(TrainingSchema()))
+    return jsonify(
+        {
+            "jobId": job.id,
+            "status": job.status,
+            "message": "Training job has been queued",
+            "createdAt": timestamp(job.created_at),
+        }
+    )
+
+
+def begin(own: Services, owner: str, body: dict[str, Any]) -> TrainingJob:
+    """Queue a checked body as a job. Raises ``ApiError``."""
+    own.limiter.count_request(owner)
     job_id = new_job_id()
-    checked = training_checks.check(own, job_id, principal.id, body)
+    checked = training_checks.check(own, job_id, owner, body)
     job = own.jobs.create(
-        job_id, principal.id, body["baseModel"], checked.adapter_name, checked.spec.to_dict(), checked.options
+        job_id, owner, body["baseModel"], checked.adapter_name, checked.spec.to_dict(), checked.options
     )
     # The row is there: a queue that is away now is made good by a worker that looks for forgotten jobs.
     client.enqueue_training(job_id)
-    return jsonify(
-        {
-            "jobId": job_id,
-            "status": job.status,
-            "message": "Training job has been queued",
-            "createdAt": _time(job.created_at),
-        }
-    )
+    return job
 
 
 @bp.get("/status/<job_id>")
@@ -71,19 +75,23 @@ def list_jobs() -> Response:
         except ValueError:
             allowed = ", ".join(status.value for status in JobStatus)
             raise errors.invalid([Detail("invalid_value", "status", f"'status' must be one of {allowed}")]) from None
-    jobs, total = services().jobs.page(_owner(), wanted, limit, offset)
+    jobs, total = services().jobs.page(visible_owner(), [wanted] if wanted else None, limit, offset)
     return jsonify({"jobs": [_summary(job) for job in jobs], "total": total, "limit": limit, "offset": offset})
 
 
 @bp.post("/cancel/<job_id>")
 def cancel(job_id: str) -> Response:
     """End a job for good. Ending one that was cancelled changes nothing."""
-    own, job = services(), find(job_id)
-    if not own.jobs.cancel(job_id) and job.status != JobStatus.CANCELLED.value:
-        raise errors.wrong_job_state(job.status, "cancelled")
-    _wait_until_left(own, job_id, _CANCEL_SECONDS)
+    cancel_job(services(), find(job_id))
     message = "Training job has been cancelled"
     return jsonify({"jobId": job_id, "status": JobStatus.CANCELLED.value, "message": message})
+
+
+def cancel_job(own: Services, job: TrainingJob) -> None:
+    """Cancel a job and wait, within a bound, until no trainer runs it. Raises ``ApiError`` when it has ended."""
+    if not own.jobs.cancel(job.id) and job.status != JobStatus.CANCELLED.value:
+        raise errors.wrong_job_state(job.status, "cancelled")
+    _wait_until_left(own, job.id, _CANCEL_SECONDS)
 
 
 @bp.post("/pause/<job_id>")
@@ -140,7 +148,7 @@ def logs(job_id: str) -> Response:
 def find(job_id: str) -> TrainingJob:
     """Return a job of the caller's key; an admin sees all. Raises ``ApiError`` (404) for any other."""
     job = services().jobs.load(job_id)
-    if job is None or _owner() not in (None, job.owner):
+    if job is None or visible_owner() not in (None, job.owner):
         raise errors.job_not_found(job_id)
     return job
 
@@ -169,9 +177,9 @@ def describe(job: TrainingJob) -> dict[str, Any]:
         },
         "elapsedTimeSeconds": round(elapsed),
         "estimatedTimeRemainingSeconds": _remaining(job),
-        "createdAt": _time(job.created_at),
-        "startedAt": _time(job.started_at),
-        "completedAt": _time(job.ended_at),
+        "createdAt": timestamp(job.created_at),
+        "startedAt": timestamp(job.started_at),
+        "completedAt": timestamp(job.ended_at),
         "baseModel": job.base_model,
         "adapterName": job.adapter_name,
         "outputDir": job.options.get("output_dir"),
@@ -196,8 +204,8 @@ def _summary(job: TrainingJob) -> dict[str, Any]:
         "jobId": job.id,
         "baseModel": job.base_model,
         "status": shown_status(job),
-        "createdAt": _time(job.created_at),
-        "completedAt": _time(job.ended_at),
+        "createdAt": timestamp(job.created_at),
+        "completedAt": timestamp(job.ended_at),
         "adapterName": job.adapter_name,
     }
 
@@ -245,7 +253,7 @@ def _wait_until_left(own: Services, job_id: str, seconds: float) -> None:
         time.sleep(0.1)
 
 
-def _owner() -> str | None:
+def visible_owner() -> str | None:
     """Whose jobs the caller sees; None is everybody's."""
     principal = auth.principal()
     return None if principal.may(Right.ADMIN) else principal.id
@@ -261,5 +269,6 @@ def _number(name: str, default: int, most: int | None) -> int:
     return int(text)
 
 
-def _time(value: datetime | None) -> str | None:
+def timestamp(value: datetime | None) -> str | None:
+    """As the interface document writes times."""
     return value.strftime("%Y-%m-%dT%H:%M:%SZ") if value is not None else None
