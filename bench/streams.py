@@ -38,8 +38,8 @@ class Seen:
         self.chunks += 1
 
 
-async def follow(port: int, number: int, tokens: int) -> Seen:
-    """Read one stream over a plain socket, so that the clients cost little."""
+async def follow(port: int, number: int, tokens: int, parse: bool = False) -> Seen:
+    """Read one stream over a plain socket, so that the clients cost little; ``parse`` each chunk, if wanted."""
     seen = Seen()
     generation = {"maxNewTokens": tokens}
     body = json.dumps({"modelId": "load", "prompt": f"p{number}", "generation": generation}).encode()
@@ -58,6 +58,8 @@ async def follow(port: int, number: int, tokens: int) -> Seen:
                 seen.done = True
                 break
             if line.startswith(b"data: {"):
+                if parse:
+                    json.loads(line[6:])
                 seen.chunk(time.monotonic(), began)
         writer.close()
     except OSError as error:

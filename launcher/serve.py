@@ -110,13 +110,15 @@ class _Session:
             serving = presence.fleet(fresh=True).serving(self._model)
         except RedisError:
             return False
-        return bool(serving) and _listens(self._settings.port) and _listens(self._settings.openai_port)
+        own = self._settings
+        return bool(serving) and all(_listens(port) for port in (own.port, own.openai_port, own.grpc_port))
 
 
 def _banner(settings: Settings, model: str) -> str:
     return f"""
   API      http://localhost:{settings.port}/api/v1
   OpenAI   http://localhost:{settings.openai_port}/v1
+  gRPC     localhost:{settings.grpc_port}
   Key      {settings.api_key}
   Logs     {settings.var / "log"}
 
@@ -143,7 +145,12 @@ def _own_key(path: Path) -> str:
 
 
 def _require_ports(settings: Settings) -> None:
-    for port, variable in ((settings.port, "CY_LLM_PORT"), (settings.openai_port, "CY_LLM_OPENAI_PORT")):
+    ports = (
+        (settings.port, "CY_LLM_PORT"),
+        (settings.openai_port, "CY_LLM_OPENAI_PORT"),
+        (settings.grpc_port, "CY_LLM_GRPC_PORT"),
+    )
+    for port, variable in ports:
         if _listens(port):
             raise CannotServe(f"port {port} is in use; stop what listens there, or set {variable} to another port")
 

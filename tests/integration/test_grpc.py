@@ -13,6 +13,7 @@ from typing import Any
 
 import grpc
 import pytest
+import trustme
 from google.rpc import error_details_pb2
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 from grpc_reflection.v1alpha.proto_reflection_descriptor_database import ProtoReflectionDescriptorDatabase
@@ -23,7 +24,7 @@ from store import db, names
 from store.keys import KeyAdmin, Right
 from tests.integration.test_native_api import expected_text
 from tests.rpc_client import SEED, WIRE, RpcClient
-from tests.stack import KEY, Stack
+from tests.stack import KEY, Stack, free_port
 from tests.waiting import until
 
 MODELS = {
@@ -136,7 +137,7 @@ def test_a_call_is_gone_on_with_by_id(wire: RpcClient) -> None:
     stream_id = whole[0].stream_id
     again = {"stream_id": stream_id, "resume_after": whole[7].resume_token}
     rest = list(wire.call("AiInference", "StreamPredict", [again]))
-    assert [message.chunk for message in rest] == [message.chunk for message in whole[8:]]
+    assert "".join(message.chunk for message in rest) == "".join(message.chunk for message in whole[8:])
     assert rest[-1].end_of_stream
     # From the beginning, too.
     assert text_of(list(wire.call("AiInference", "StreamPredict", [{"stream_id": stream_id}]))) == text_of(whole)
@@ -206,15 +207,65 @@ def test_errors_have_their_names(wire: RpcClient, request_: Any, code: str, reas
 
 
 def test_limits_are_resource_exhausted(tmp_path: Path, stack: Stack) -> None:
-    server = stack.start_grpc(CY_LLM_STREAMS_PER_KEY="1", CY_LLM_GRPC_PORT=str(stack.grpc_port + 1))
+    port = free_port()
+    server = stack.start_grpc(CY_LLM_STREAMS_PER_KEY="1", CY_LLM_GRPC_PORT=str(port))
     try:
-        with grpc.insecure_channel(f"127.0.0.1:{stack.grpc_port + 1}") as channel:
+        with grpc.insecure_channel(f"127.0.0.1:{port}") as channel:
             client = RpcClient(tmp_path, WIRE, channel, KEY)
             first = client.call("AiInference", "StreamPredict", [ask("x", 200, "slow")])
             next(first)
             error = failure(client.call("AiInference", "StreamPredict", [ask("x")]))
             assert (error.code().name, error.found["ErrorInfo"].reason) == ("RESOURCE_EXHAUSTED", "RATE_LIMITED")
             first.cancel()
+    finally:
+        stack.stop(server)
+
+
+def test_a_full_queue_is_resource_exhausted(tmp_path: Path, stack: Stack) -> None:
+    port = free_port()
+    server = stack.start_grpc(CY_LLM_MAX_QUEUE_SIZE="0", CY_LLM_GRPC_PORT=str(port))
+    try:
+        with grpc.insecure_channel(f"127.0.0.1:{port}") as channel:
+            error = failure(RpcClient(tmp_path, WIRE, channel, KEY).call("AiInference", "StreamPredict", [ask("x")]))
+            assert error.code().name == "RESOURCE_EXHAUSTED"
+            assert error.found["ErrorInfo"].reason == "INSUFFICIENT_RESOURCES"
+            assert error.found["RetryInfo"].retry_delay.seconds == 5
+    finally:
+        stack.stop(server)
+
+
+def test_tls_in_both_directions(tmp_path: Path, stack: Stack) -> None:
+    authority, stranger = trustme.CA(), trustme.CA()
+    own = authority.issue_cert("localhost")
+    own.private_key_pem.write_to_path(tmp_path / "key.pem")
+    own.cert_chain_pems[0].write_to_path(tmp_path / "cert.pem")
+    authority.cert_pem.write_to_path(tmp_path / "ca.pem")
+    port = free_port()
+    server = stack.start_grpc(
+        CY_LLM_GRPC_PORT=str(port),
+        CY_LLM_GRPC_TLS_CERT=str(tmp_path / "cert.pem"),
+        CY_LLM_GRPC_TLS_KEY=str(tmp_path / "key.pem"),
+        CY_LLM_GRPC_TLS_CLIENT_CA=str(tmp_path / "ca.pem"),
+    )
+
+    def ping(issuer: trustme.CA | None) -> str:
+        client = issuer.issue_cert("client") if issuer else None
+        credentials = grpc.ssl_channel_credentials(
+            authority.cert_pem.bytes(),
+            client.private_key_pem.bytes() if client else None,
+            client.cert_chain_pems[0].bytes() if client else None,
+        )
+        with grpc.secure_channel(f"localhost:{port}", credentials) as channel:
+            caller = RpcClient(tmp_path / "client", WIRE, channel, KEY)
+            answer = caller.call("AiInference", "Control", {"command": "ping"}, timeout=10)
+            return str(answer.payload["status"])
+
+    try:
+        assert ping(authority) == "ok"
+        for other in (None, stranger):
+            with pytest.raises(grpc.RpcError) as caught:
+                ping(other)
+            assert caught.value.code() == grpc.StatusCode.UNAVAILABLE
     finally:
         stack.stop(server)
 

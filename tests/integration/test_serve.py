@@ -45,7 +45,8 @@ def serving(folder: Path, **env: str) -> Iterator[tuple[subprocess.Popen[bytes],
 
 
 def ports() -> dict[str, str]:
-    return {"CY_LLM_PORT": str(free_port()), "CY_LLM_OPENAI_PORT": str(free_port())}
+    names = ("CY_LLM_PORT", "CY_LLM_OPENAI_PORT", "CY_LLM_GRPC_PORT")
+    return {name: str(free_port()) for name in names}
 
 
 def processes_of(folder: Path) -> list[str]:

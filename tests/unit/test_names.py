@@ -17,7 +17,7 @@ def test_names_of_queues_and_tasks() -> None:
 
 def test_the_procfile_has_the_processes() -> None:
     commands = parse_procfile(Path(ROOT / "Procfile").read_text()).processes
-    assert list(commands) == ["web", "gpu-infer", "gpu-train", "flower"]
+    assert list(commands) == ["web", "grpc", "gpu-infer", "gpu-train", "flower"]
     assert "-Q gpu-infer -P threads -c 128" in commands["gpu-infer"]
 
 

@@ -1,9 +1,9 @@
 """``StreamPredict``: any number of requests over one call, each on the path of every other face."""
 
 import logging
-import queue
 import threading
 import time
+from collections import deque
 from collections.abc import Callable, Iterator
 from typing import Any
 
@@ -21,6 +21,7 @@ from webapp import errors, generation
 from webapp.bodies import details_of
 from webapp.errors import ApiError
 from webapp.generation import ClientGone, Following, ProcessStopping
+from webapp.outlet import STALL_SECONDS
 from webapp.rpc import ai_service_pb2 as pb
 from webapp.services import Services
 from webapp.v1 import admission
@@ -33,8 +34,6 @@ log = logging.getLogger(__name__)
 MAX_REQUESTS = 64
 #: Messages that wait for a slow client; then the requests wait too, and read their logs later.
 _MAX_WAITING = 256
-#: How often a silent call looks whether its client is still there. Seconds.
-_LOOK_SECONDS = 1.0
 
 
 class _Closed(Exception):
@@ -49,7 +48,9 @@ class Call:
         self._own = own
         self._context = context
         self._principal = principal
-        self._messages: queue.Queue[Any] = queue.Queue(_MAX_WAITING)
+        #: What the sending thread has still to do: an error, ``_Closed``, a message, or a writer with its entry.
+        self._waiting: deque[Any] = deque()
+        self._arrived = threading.Condition()
         self._gone = threading.Event()
         self._lock = threading.Lock()
         self._followings: set[Following] = set()
@@ -61,16 +62,23 @@ class Call:
         """Yield the messages of all requests until each has ended and no more can come. Raises ``ApiError``."""
         threading.Thread(target=self._read, args=(requests,), name="rpc-read", daemon=True).start()
         while True:
-            message = self._messages.get()
-            if message is _Closed:
-                return
-            if isinstance(message, ApiError):
-                raise message
-            yield message
+            with self._arrived:
+                self._arrived.wait_for(lambda: self._waiting)
+                found = list(self._waiting)
+                self._waiting.clear()
+                self._arrived.notify_all()
+            for item in _merged(found):
+                if item is _Closed:
+                    return
+                if isinstance(item, ApiError):
+                    raise item
+                yield item
 
     def _on_end(self) -> None:
         """The client has left, or the call has ended: whoever sleeps shall see it at once."""
         self._gone.set()
+        with self._arrived:
+            self._arrived.notify_all()
         with self._lock:
             for following in self._followings:
                 following.interrupt()
@@ -160,25 +168,19 @@ class Call:
 
     def _send_entries(self, writer: "_Writer", following: Following) -> None:
         def take(entry: Entry) -> bool:
-            if entry.kind != Kind.TEXT:
-                return False
-            try:
-                self._messages.put_nowait(writer.text(entry))
-            except queue.Full:
-                return False
-            return True
+            return entry.kind == Kind.TEXT and self._put((writer, entry), wait=False)
 
         for entry in following.entries(self._gone.is_set):
             if entry is None:
                 continue
             if entry.kind == Kind.TEXT:
-                self._put(writer.text(entry))
+                self._put((writer, entry))
                 following.shortcut(take)
             elif entry.terminal:
                 end = entry.json()
                 if end["outcome"] == Outcome.ERROR:
                     raise errors.from_failure(Failure.from_dict(end["error"]))
-                self._put(writer.end(entry, end))
+                self._put((writer, entry))
 
     def _fail(self, request: Any, stream_id: str, error: ApiError) -> None:
         """End the call with the error, or, where it carries more than this request, only the request."""
@@ -193,42 +195,70 @@ class Call:
         trace_id = request.metadata.trace_id
         self._put(pb.StreamPredictResponse(trace_id=trace_id, stream_id=stream_id, end_of_stream=True, error=told))
 
-    def _put(self, message: Any) -> None:
-        """Queue a message; waits for a slow client, but not for one that has left."""
-        while True:
-            try:
-                self._messages.put(message, timeout=_LOOK_SECONDS)
-                return
-            except queue.Full:
-                if self._gone.is_set():
-                    return
+    def _put(self, item: Any, wait: bool = True) -> bool:
+        """Queue an item; waits for a slow client, but not for one that has left. False where it may not wait."""
+        with self._arrived:
+            if len(self._waiting) >= _MAX_WAITING:
+                if not wait:
+                    return False
+                room = self._arrived.wait_for(self._has_room, STALL_SECONDS)
+                if not room:
+                    log.warning("A client took nothing for %d seconds, its call is given up", STALL_SECONDS)
+                    self._gone.set()
+                    self._context.cancel()
+            self._waiting.append(item)
+            self._arrived.notify_all()
+        return True
+
+    def _has_room(self) -> bool:
+        return len(self._waiting) < _MAX_WAITING or self._gone.is_set()
+
+
+def _merged(items: list[Any]) -> Iterator[Any]:
+    """Yield what is to be sent for ``items``: chunks that waited for the same request leave as one."""
+    texts: dict[_Writer, list[Entry]] = {}
+    for item in items:
+        if isinstance(item, tuple):
+            writer, entry = item
+            if not entry.terminal:
+                texts.setdefault(writer, []).append(entry)
+                continue
+            if writer in texts:
+                yield writer.text(texts.pop(writer))
+            yield writer.end(entry)
+        else:
+            yield from (writer.text(entries) for writer, entries in texts.items())
+            texts.clear()
+            yield item
+    yield from (writer.text(entries) for writer, entries in texts.items())
 
 
 class _Writer:
-    """Makes one request's messages; it may be asked twice for the same entry."""
+    """Makes one request's messages."""
 
     def __init__(self, record: RequestRecord, offset: int, arrived: float) -> None:
-        self._trace_id = record.metadata.get("traceId") or record.id
-        self._record = record
+        trace_id = record.metadata.get("traceId") or record.id
+        self._common = pb.StreamPredictResponse(trace_id=trace_id, stream_id=record.id)
         self._arrived = arrived
         self._next = offset
         self._first = 0.0
         self._first_tokens = 0
         self._tokens = 0
-        self._counted: Any = None
 
-    def text(self, entry: Entry) -> Any:
-        choice = entry.json()
+    def text(self, entries: list[Entry]) -> Any:
+        """One message for all of the entries."""
         now = time.monotonic()
-        if entry.id != self._counted:
-            self._counted = entry.id
-            self._tokens += entry.token_count
-            if not self._first:
-                self._first, self._first_tokens = now, entry.token_count
-        self._next = choice["offset"] + 1
-        return self._message(now, entry, chunk=choice["text"], index=choice["offset"])
+        count = sum(entry.token_count for entry in entries)
+        self._tokens += count
+        if not self._first:
+            self._first, self._first_tokens = now, count
+        chunk = "".join(entry.json()["text"] for entry in entries)
+        message = self._message(now, entries[-1], chunk=chunk, index=self._next)
+        self._next += 1
+        return message
 
-    def end(self, entry: Entry, end: dict[str, Any]) -> Any:
+    def end(self, entry: Entry) -> Any:
+        end = entry.json()
         usage = end["usage"] or {}
         values = {"finish_reason": end["reason"] or "", "prompt_tokens": usage.get("prompt_tokens", 0)}
         message = self._message(time.monotonic(), entry, end_of_stream=True, index=self._next, **values)
@@ -239,15 +269,16 @@ class _Writer:
     def _message(self, now: float, entry: Entry, **values: Any) -> Any:
         took = now - self._first
         rate = (self._tokens - self._first_tokens) / took if self._first and took > 0 else 0.0
-        return pb.StreamPredictResponse(
-            trace_id=self._trace_id,
-            stream_id=self._record.id,
-            resume_token=str(entry.id),
-            ttft_ms=(self._first - self._arrived) * 1000 if self._first else 0.0,
-            tokens_per_sec=rate,
-            completion_tokens=self._tokens,
-            **values,
-        )
+        message = pb.StreamPredictResponse()
+        # What is the same in every message is copied, not set anew.
+        message.CopyFrom(self._common)
+        message.resume_token = str(entry.id)
+        message.ttft_ms = (self._first - self._arrived) * 1000 if self._first else 0.0
+        message.tokens_per_sec = rate
+        message.completion_tokens = self._tokens
+        for name, value in values.items():
+            setattr(message, name, value)
+        return message
 
 
 def to_body(request: Any) -> dict[str, Any]:
