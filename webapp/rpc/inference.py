@@ -65,8 +65,8 @@ class InferenceServicer:
     def _unload(self, payload: Any) -> dict[str, str]:
         """Tell the workers to let go of a model; they finish what they have, and serve it again when restarted."""
         spec = generation.resolve(self._own, payload["model"], "payload.model")
-        control.send(self._own.redis, Command.UNLOAD_MODEL, spec.id)
         workers = [worker.name for worker in self._own.presence.fleet(fresh=True).serving(spec.id)]
+        control.send(self._own.redis, Command.UNLOAD_MODEL, spec.id)
         return {"model": spec.id, "workers": ",".join(workers)}
 
     def _reload(self, _: Any) -> dict[str, str]:

@@ -1,0 +1,243 @@
+"""``python -m bench.compare [--rounds 5]``: this system beside bare ``vllm serve``, in one run.
+
+Both serve the same model with the same engine arguments, and both run all the time; vLLM's own
+``bench serve`` drives them in turn, over the OpenAI chat API. This system has everything on:
+keys, queue, token log, failover, usage. Prints medians, and the median of the paired ratios with
+their spread. ``CPU`` is the CPU time of everything but the engine core, in seconds for 1,000 tokens:
+vLLM's API process there; front door, Redis and the worker's own process here.
+"""
+
+import argparse
+import contextlib
+import io
+import json
+import os
+import platform
+import statistics
+import subprocess
+import sys
+import tempfile
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import httpx
+
+from bench.streams import cpu, workers_of
+from settings import ROOT
+from tests.stack import KEY, Stack, free_port
+from tests.waiting import until
+
+MODEL = ROOT / "models" / "demo"
+#: Tokens in and out: the cost of a request, and the cost of a token.
+SHAPES = ((64, 64), (128, 256))
+CONCURRENCIES = (1, 16, 64, 256)
+ENGINE = {"max_model_len": 2048, "kv_cache_memory_bytes": 2**29, "enforce_eager": True, "max_num_seqs": 256}
+
+
+@dataclass
+class System:
+    """One of the two."""
+
+    name: str
+    url: str
+    #: Processes whose CPU time counts.
+    pids: Callable[[], list[int]]
+    results: list[dict[str, float]] = field(default_factory=list)
+
+    def cpu(self) -> float:
+        return sum(cpu(pid) for pid in self.pids())
+
+
+class BareServe:
+    """``vllm serve`` with the same arguments."""
+
+    def __init__(self, folder: Path) -> None:
+        self.port = free_port()
+        from engines.registry import ModelSpec
+        from engines.vllm_cpu import executor_backend, prepare_cpu
+
+        prepare_cpu()
+        arguments = ["--model", str(MODEL), "--served-model-name", "demo", "--port", str(self.port)]
+        for name, value in ENGINE.items():
+            arguments += [f"--{name.replace('_', '-')}"] + ([] if value is True else [str(value)])
+        if backend := executor_backend(ModelSpec("demo", str(MODEL))):
+            arguments += ["--distributed-executor-backend", backend]
+        arguments += ["--generation-config", "vllm", "--disable-uvicorn-access-log"]
+        self._log = folder / "vllm-serve.log"
+        with self._log.open("wb") as output:
+            self.process = subprocess.Popen(
+                [sys.executable, "-m", "vllm.entrypoints.openai.api_server", *arguments],
+                stdout=output,
+                stderr=subprocess.STDOUT,
+                cwd=folder,
+                start_new_session=True,
+                env={**os.environ, "VLLM_NO_USAGE_STATS": "1", "VLLM_WORKER_MULTIPROC_METHOD": "spawn"},
+            )
+        until(self._ready, 120, f"vllm serve is ready; see {self._log}")
+
+    def _ready(self) -> bool:
+        if self.process.poll() is not None:
+            raise AssertionError(self._log.read_text()[-3000:])
+        with contextlib.suppress(httpx.HTTPError):
+            return httpx.get(f"http://127.0.0.1:{self.port}/health", trust_env=False).status_code == 200
+        return False
+
+    def stop(self) -> None:
+        self.process.terminate()
+        with contextlib.suppress(subprocess.TimeoutExpired):
+            self.process.wait(20)
+        if self.process.poll() is None:
+            os.killpg(self.process.pid, 9)
+            self.process.wait(10)
+
+
+def drive(system: System, shape: tuple[int, int], concurrency: int, seed: int) -> dict[str, float]:
+    """Let vLLM's own client load a system; return what it measured."""
+    from vllm.benchmarks.serve import add_cli_args, main
+    from vllm.utils.argparse_utils import FlexibleArgumentParser
+
+    parser = FlexibleArgumentParser()
+    add_cli_args(parser)
+    prompts = max(8, 3 * concurrency if concurrency < 256 else 2 * concurrency)
+    options = {
+        "backend": "openai-chat",
+        "base-url": system.url,
+        "endpoint": "/v1/chat/completions",
+        "model": "demo",
+        "tokenizer": str(MODEL),
+        "dataset-name": "random",
+        "random-input-len": shape[0],
+        "random-output-len": shape[1],
+        "num-prompts": prompts,
+        "max-concurrency": concurrency,
+        "seed": seed,
+        "percentile-metrics": "ttft,itl",
+        "metric-percentiles": "50,99",
+        "ready-check-timeout-sec": 0,
+    }
+    arguments = [part for name, value in options.items() for part in (f"--{name}", str(value))]
+    before, said = system.cpu(), io.StringIO()
+    with contextlib.redirect_stdout(said), contextlib.redirect_stderr(said):
+        result = main(parser.parse_args([*arguments, "--ignore-eos", "--disable-tqdm"]))
+    used = system.cpu() - before
+    tokens = result["total_output_tokens"]
+    if result["completed"] < prompts:
+        print(f"{system.name}: {prompts - result['completed']} of {prompts} failed", file=sys.stderr)
+    return {
+        "tokens_per_second": result["output_throughput"],
+        "ttft_p50": result["median_ttft_ms"],
+        "ttft_p99": result["p99_ttft_ms"],
+        "itl_p50": result["median_itl_ms"],
+        "itl_p99": result["p99_itl_ms"],
+        "cpu": used / tokens * 1000,
+        "failed": prompts - result["completed"],
+    }
+
+
+def compare(bare: System, own: System, rounds: int, concurrencies: tuple[int, ...]) -> list[dict[str, Any]]:
+    rows = []
+    for shape in SHAPES:
+        for concurrency in concurrencies:
+            for system in (bare, own):
+                system.results = []
+                drive(system, shape, min(concurrency, 16), 0)
+            for number in range(rounds):
+                # Which goes first alternates, so that no drift favours one.
+                for system in (bare, own) if number % 2 else (own, bare):
+                    system.results.append(drive(system, shape, concurrency, 1 + number))
+            rows.append(row(shape, concurrency, bare, own))
+            print(line(rows[-1]), flush=True)
+    return rows
+
+
+def row(shape: tuple[int, int], concurrency: int, bare: System, own: System) -> dict[str, Any]:
+    values: dict[str, Any] = {"shape": shape, "streams": concurrency}
+    for name in bare.results[0]:
+        values[name] = [statistics.median(result[name] for result in system.results) for system in (bare, own)]
+    pairs = list(zip(bare.results, own.results, strict=True))
+    for name in ("tokens_per_second", "ttft_p50"):
+        ratios = sorted(mine[name] / theirs[name] for theirs, mine in pairs)
+        values[f"{name}_ratio"] = (statistics.median(ratios), ratios[0], ratios[-1])
+    values["ttft_difference"] = statistics.median(mine["ttft_p50"] - theirs["ttft_p50"] for theirs, mine in pairs)
+    values["failed"] = sum(result["failed"] for result in own.results)
+    return values
+
+
+def line(values: dict[str, Any]) -> str:
+    def both(name: str, digits: int) -> str:
+        bare, own = values[name]
+        return f"{bare:.{digits}f} / {own:.{digits}f}"
+
+    ratio, low, high = values["tokens_per_second_ratio"]
+    ttft, ttft_low, ttft_high = values["ttft_p50_ratio"]
+    cells = [
+        f"{values['shape'][0]}/{values['shape'][1]}",
+        str(values["streams"]),
+        both("tokens_per_second", 0),
+        f"**{ratio:.2f}** ({low:.2f}-{high:.2f})",
+        both("ttft_p50", 0),
+        f"{ttft:.2f} ({ttft_low:.2f}-{ttft_high:.2f}), {values['ttft_difference']:+.0f} ms",
+        both("ttft_p99", 0),
+        both("itl_p50", 1),
+        both("itl_p99", 1),
+        both("cpu", 2),
+        str(values["failed"]),
+    ]
+    return "| " + " | ".join(cells) + " |"
+
+
+HEAD = (
+    "in/out",
+    "streams",
+    "tokens/s: bare / this",
+    "ratio (spread)",
+    "TTFT p50 ms",
+    "ratio (spread), difference",
+    "TTFT p99 ms",
+    "ITL p50 ms",
+    "ITL p99 ms",
+    "CPU s per 1,000 tokens",
+    "failed",
+)
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(prog="python -m bench.compare", description=__doc__)
+    parser.add_argument("--rounds", type=int, default=5)
+    parser.add_argument("--streams", type=int, action="append", default=[], help="only these numbers of streams")
+    parser.add_argument("--json", type=Path, help="also write the rows there")
+    arguments = parser.parse_args()
+    os.environ["OPENAI_API_KEY"] = KEY
+    with tempfile.TemporaryDirectory(prefix="cy-llm-compare-") as folder:
+        stack = Stack(Path(folder) / "stack", {"demo": {"model_path": str(MODEL), **ENGINE}})
+        bare = None
+        try:
+            bare = BareServe(Path(folder))
+            worker = stack.spawn_worker("own", ["-c", "300"])
+            until(lambda: stack.find("own"), 120, "the worker is ready")
+            web = workers_of(stack.start_web())
+            server = bare
+            systems = (
+                System("vllm serve", f"http://127.0.0.1:{bare.port}", lambda: [server.process.pid]),
+                System(
+                    "this system",
+                    f"http://127.0.0.1:{stack.openai_port}",
+                    lambda: [*web, worker.pid, stack.redis.pid],
+                ),
+            )
+            print(f"{platform.machine()}, {os.cpu_count()} cores, Python {platform.python_version()}")
+            print("| " + " | ".join(HEAD) + " |\n|" + "---|" * len(HEAD), flush=True)
+            rows = compare(*systems, arguments.rounds, tuple(arguments.streams) or CONCURRENCIES)
+            if arguments.json:
+                arguments.json.write_text(json.dumps(rows))
+            return 0
+        finally:
+            stack.close()
+            if bare is not None:
+                bare.stop()
+
+
+if __name__ == "__main__":
+    sys.exit(main())
