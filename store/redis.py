@@ -9,6 +9,8 @@ from redis.retry import Retry
 #: Seconds. The front door must answer within two when Redis is gone.
 CONNECT_TIMEOUT_SECONDS = 1.0
 COMMAND_TIMEOUT_SECONDS = 1.5
+#: Connections of one process; a command takes well under a millisecond, so few serve many threads.
+MAX_CONNECTIONS = 64
 #: Not a timeout: it has cost its time already, and may have been carried out.
 _RETRIED = (redis.exceptions.ConnectionError,)
 
@@ -16,14 +18,18 @@ _RETRIED = (redis.exceptions.ConnectionError,)
 def connect(url: str) -> redis.Redis:
     """Return a client for threads. A call fails after at most one reconnect, never later than a few seconds.
 
-    One retry only: it mends a connection that Redis closed while it lay in the pool.
+    One retry only: it mends a connection that Redis closed while it lay in the pool. More threads
+    than connections wait for one in turn, with the same bound: a burst of requests is no fault.
     """
-    return redis.Redis.from_url(
+    pool = redis.BlockingConnectionPool.from_url(
         url,
+        max_connections=MAX_CONNECTIONS,
+        timeout=COMMAND_TIMEOUT_SECONDS,
         socket_connect_timeout=CONNECT_TIMEOUT_SECONDS,
         socket_timeout=COMMAND_TIMEOUT_SECONDS,
         retry=Retry(NoBackoff(), 1, supported_errors=_RETRIED),
     )
+    return redis.Redis.from_pool(pool)
 
 
 def connect_async(url: str, timeout: float | None = 5.0) -> redis.asyncio.Redis:
