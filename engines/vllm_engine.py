@@ -12,6 +12,7 @@ from contextlib import aclosing
 from dataclasses import replace
 from typing import Any
 
+import vllm.envs
 from vllm.engine.arg_utils import AsyncEngineArgs
 from vllm.engine.protocol import EngineClient
 from vllm.inputs import tokens_input
@@ -65,6 +66,8 @@ class VllmEngine(Engine):
         prepare_cpu()
         self._client, self.spec = await start_with_tuning(self.spec, self._try)
         self._surface = await OpenAISurface.create(self._client, self.spec)
+        # vLLM looks into the environment for every output of every step, and caches that in its core alone.
+        vllm.envs.enable_envs_cache()
 
     async def _try(self, spec: ModelSpec) -> EngineClient:
         self._journal.clear()
