@@ -10,6 +10,7 @@ from typing import Any
 from sqlalchemy.exc import SQLAlchemyError
 from sqlalchemy.orm import Session
 
+from engines.errors import UnknownModel
 from engines.registry import Registry
 from engines.trainer.protocol import Event
 from engines.training.adapter_check import FILES, BrokenAdapter, inspect_adapter
@@ -58,7 +59,12 @@ class JobRunner:
         except Fenced as error:
             log.warning("The job was taken away: %s", error, extra={"job_id": job_id})
             self._after_fence(lease)
-            return None
+        except Exception:
+            # Left alone the job would be claimed again, and fail the same way until its restarts are used up.
+            log.exception("The job's runner failed", extra={"job_id": job_id})
+            message = "The training worker could not finish the job; its log tells why. The job can be resumed"
+            self._jobs.end(lease, JobStatus.FAILED, message, error_code="runner")
+        return None
 
     def _run(self, lease: Lease) -> Adapter | None:
         job = self._jobs.load(lease.job_id)
@@ -127,10 +133,12 @@ class JobRunner:
 
     def _draft(self, job: TrainingJob, result: dict[str, Any]) -> Draft | None:
         """Check the adapter and copy it; a sentence in ``result`` where it cannot be served."""
-        model = job.options.get("model", "")
         folder = Path(result["path"])
         try:
-            facts = inspect_adapter(folder, self._registry.resolve(model) if model else None)
+            facts = inspect_adapter(folder, self._registry.resolve(job.options["model"]))
+        except UnknownModel:
+            result["not_served"] = "The adapter is not served: its base model is not in the model file"
+            return None
         except BrokenAdapter as error:
             result["not_served"] = f"The adapter cannot be served: {error}"
             return None
@@ -138,7 +146,7 @@ class JobRunner:
 
     def _publish(self, session: Session, draft: Draft, job: TrainingJob, result: dict[str, Any]) -> Adapter:
         name, metrics = job.adapter_name, result["metrics"]
-        adapter = self._adapters.add(session, draft, name, job.options.get("model", ""), job.id, metrics)
+        adapter = self._adapters.add(session, draft, name, job.options["model"], job.id, metrics)
         result["adapter"] = reference(adapter)
         threshold = job.options.get("promote_below")
         judged = metrics.get("eval_loss", metrics.get("loss"))

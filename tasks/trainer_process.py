@@ -8,6 +8,7 @@ import signal
 import subprocess
 import sys
 import threading
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -32,7 +33,7 @@ class TrainerProcess:
                 stdout=subprocess.PIPE,
                 stderr=output,
                 cwd=ROOT,
-                env={**os.environ, "PYTHONPATH": str(ROOT)},
+                env={**_without_secrets(os.environ), "PYTHONPATH": str(ROOT)},
                 # A group of its own, so that all of it can be killed.
                 start_new_session=True,
             )
@@ -85,6 +86,12 @@ class TrainerProcess:
                 continue
             self._lines.put(event)
         self._lines.put(None)
+
+
+def _without_secrets(environment: Mapping[str, str]) -> dict[str, str]:
+    """A trainer needs neither keys nor databases: its specification is all that it reads."""
+    names = ("CY_LLM_", "REDIS_URL", "DATABASE_URL", "GATEWAY_API_TOKEN")
+    return {name: value for name, value in environment.items() if not name.startswith(names)}
 
 
 def _command(settings: Settings) -> list[str]:

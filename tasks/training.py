@@ -17,5 +17,5 @@ def train(self: Task, job_id: str) -> None:
     trainers: Any = self.app.trainers
     with logs.bind(job_id=job_id):
         adapter = trainers.runner.run(job_id)
-        if adapter is not None and adapter.base_model:
+        if adapter is not None:
             control.send(trainers.redis, Command.LOAD_ADAPTER, adapter.base_model, path=adapter.path)

@@ -47,4 +47,5 @@ def explain(error: BaseException) -> TrainingError:
             "out_of_memory",
             "The GPU's memory does not hold one row; lower maxSeqLength or loraRank, or use quantization",
         )
-    return TrainingError("trainer_error", f"{type(error).__name__}: {error}"[:500])
+    # Its words may hold paths of the host.
+    return TrainingError("trainer_error", f"The trainer failed ({type(error).__name__}); the job's log tells more")

@@ -28,19 +28,18 @@ class AdapterFacts:
     checksum: str
 
 
-def inspect_adapter(folder: Path, spec: ModelSpec | None) -> AdapterFacts:
-    """Check an adapter, also against the model that shall serve it. Raises ``BrokenAdapter``."""
+def inspect_adapter(folder: Path, spec: ModelSpec) -> AdapterFacts:
+    """Check an adapter against the model that shall serve it. Raises ``BrokenAdapter``."""
     config = _config(folder)
     rank = config.get("r")
     if not isinstance(rank, int) or rank < 1:
         raise BrokenAdapter("adapter_config.json names no rank")
     if config.get("bias", "none") != "none":
         raise BrokenAdapter(f"it trains biases (bias '{config['bias']}'), which vLLM cannot serve as an adapter")
-    if spec is not None:
-        if not spec.takes_adapters:
-            raise BrokenAdapter(f"model '{spec.id}' is not configured to take adapters (enableLora)")
-        if rank > spec.max_lora_rank:
-            raise BrokenAdapter(f"its rank {rank} is above model '{spec.id}''s maxLoraRank {spec.max_lora_rank}")
+    if not spec.takes_adapters:
+        raise BrokenAdapter(f"model '{spec.id}' is not configured to take adapters (enableLora)")
+    if rank > spec.max_lora_rank:
+        raise BrokenAdapter(f"its rank {rank} is above model '{spec.id}''s maxLoraRank {spec.max_lora_rank}")
     _check_weights(folder / "adapter_model.safetensors", rank)
     return AdapterFacts(rank, _checksum(folder))
 

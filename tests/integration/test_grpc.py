@@ -383,8 +383,7 @@ def test_trainings(stack: Stack, wire: RpcClient, seed: RpcClient) -> None:
 def test_two_hundred_streams_at_once(tmp_path: Path, stack: Stack) -> None:
     with channel_to(stack) as channel:
         client = RpcClient(tmp_path, WIRE, channel, KEY)
-        calls = [client.call("AiInference", "StreamPredict", [ask(f"p{n}", 20, "slow")]) for n in range(100)]
-        calls += [client.call("AiInference", "StreamPredict", [ask(f"p{n}", 20, "slow")]) for n in range(100, 200)]
+        calls = [client.call("AiInference", "StreamPredict", [ask(f"p{n}", 20, "slow")]) for n in range(200)]
         texts: list[str] = [""] * 200
 
         def read(number: int) -> None:

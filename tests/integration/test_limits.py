@@ -1,7 +1,6 @@
 """Bounds: queue, rate, streams of a key; priorities and hints."""
 
 import threading
-import time
 from typing import Any
 
 import httpx
@@ -134,5 +133,5 @@ def test_a_hint_is_followed_while_its_worker_lives(own_stack: Stack) -> None:
     assert [served_by("a@test") for _ in range(4)] == ["a@test"] * 4
     assert served_by("nobody@test") in ("a@test", "b@test")
     own_stack.stop(next(process for process in own_stack.processes if process.name == "b"))
-    time.sleep(0.3)  # Longer than a front door believes its list of workers.
+    # Whether the front door still believes in it or not: then the request is sent again.
     assert served_by("b@test") == "a@test"

@@ -51,6 +51,12 @@ async def write(writer: LogWriter, words: list[str]) -> None:
         await asyncio.sleep(0.002)
 
 
+async def written(writer: LogWriter) -> None:
+    """Wait until Redis has all that was written; ``publish`` bounds it."""
+    while writer._text or writer._confirmed < writer.length:
+        await asyncio.sleep(0.001)
+
+
 def text_of(entries: list[Entry]) -> str:
     return "".join(entry.json()["text"] for entry in entries if entry.kind == Kind.TEXT)
 
@@ -257,7 +263,7 @@ def test_a_log_that_lost_its_last_entries_gets_them_again(redis_server: RedisSer
         writer = publisher.writer("r")
         await writer.open({})
         await write(writer, ["a", "b", "c", "d"])
-        await asyncio.sleep(0.05)
+        await written(writer)
         rows = redis_client.xrange(names.log("r"))
         redis_client.delete(names.log("r"))
         for entry_id, fields in rows[:3]:
@@ -275,7 +281,7 @@ def test_a_log_that_was_lost_whole_is_written_again(redis_server: RedisServer, r
         writer = publisher.writer("r")
         await writer.open({"worker": "w"})
         await write(writer, ["a", "b"])
-        await asyncio.sleep(0.05)
+        await written(writer)
         redis_client.flushdb()
         writer.suspect()
         await write(writer, ["c"])
@@ -294,7 +300,7 @@ def test_a_repeated_write_is_no_refusal(redis_server: RedisServer, redis_client:
         writer = publisher.writer("r")
         await writer.open({"worker": "w"})
         await write(writer, ["a", "b"])
-        await asyncio.sleep(0.05)
+        await written(writer)
         writer._confirmed = 1
         await write(writer, ["c"])
         await writer.end(FINISHED)
@@ -314,7 +320,7 @@ def test_a_tail_that_was_lost_unnoticed_is_written_again(redis_server: RedisServ
         writer = publisher.writer("r")
         await writer.open({"worker": "w"})
         await write(writer, ["a", "b", "c", "d"])
-        await asyncio.sleep(0.05)
+        await written(writer)
         last = redis_client.xrevrange(names.log("r"), count=1)[0][0]
         rows = redis_client.xrange(names.log("r"), max=f"({last.decode()}")
         redis_client.delete(names.log("r"))
@@ -347,7 +353,8 @@ def test_a_full_redis_makes_writers_wait_and_fences_nobody(tmp_path: Path) -> No
                 await writer.open({"worker": "w"})
                 client.config_set("maxmemory", "1")
                 await write(writer, ["a", "b"])
-                await asyncio.sleep(0.2)
+                while not writer._suspect:
+                    await asyncio.sleep(0.001)
                 client.config_set("maxmemory", "0")
                 await write(writer, ["c"])
                 await writer.end(FINISHED)

@@ -14,7 +14,6 @@ import pytest
 
 from bench.faults.rows import children, name_of
 from settings import ROOT
-from store import names
 from tests.integration.test_socket import receive, send, socket, until_done
 from tests.sse import events
 from tests.stack import Process, Stack
@@ -294,10 +293,24 @@ def test_a_trainer_that_keeps_dying_is_given_up(stack: Stack, http: httpx.Client
     assert "maxRestarts is 1" in found["message"]
 
 
+def test_an_adapter_that_cannot_be_stored_is_not_lost(stack: Stack, http: httpx.Client, trainer: Process) -> None:
+    drafts = Path(stack.env["CY_LLM_ADAPTERS_ROOT"]) / ".drafts"
+    drafts.parent.mkdir(exist_ok=True)
+    shutil.rmtree(drafts, ignore_errors=True)
+    drafts.write_text("a file where a folder must be")
+    job_id = start(http, outputDir="stored", hyperParams={**PARAMS, "epochs": 1})
+    found = wait_for(http, job_id, "failed")
+    assert found["error"]["code"] == "runner"
+    drafts.unlink()
+    # All steps are done: what is left is to store it.
+    assert http.post(f"/training/resume/{job_id}").status_code == 200
+    done = wait_for(http, job_id, "completed")
+    assert done["result"]["adapter"] == "stored@1"
+
+
 def test_queued_ids_are_all_that_the_broker_sees(stack: Stack, http: httpx.Client) -> None:
     job_id = start(http)
     messages = b"".join(stack.client.lrange("gpu-train\x06\x169", 0, -1) + stack.client.lrange("gpu-train", 0, -1))
     assert job_id.encode() in messages
     assert b"train.jsonl" not in messages
-    assert names.WORKERS
     http.post(f"/training/cancel/{job_id}")

@@ -91,11 +91,12 @@ class Call:
                 self._begin(request)
         except grpc.RpcError:
             self._gone.set()
-        except Exception as error:
+        except Exception:
             # gRPC raises a plain exception from the iterator of a call that was cancelled.
             if not self._gone.is_set() and self._context.is_active():
                 log.exception("The requests of a call cannot be read")
-                self._put(errors.from_failure(Failure(Code.INTERNAL_ERROR, str(error))))
+                failure = Failure(Code.INTERNAL_ERROR, "Internal error; the log has the details")
+                self._put(errors.from_failure(failure))
         finally:
             self._leave()
 

@@ -71,7 +71,7 @@ def accept(
         kind=RequestRecord.GENERATE,
         model=spec.id,
         owner=principal.id,
-        deadline=time.time() + min(own.settings.request_timeout, timeout or math.inf),
+        deadline=time.time() + min(own.settings.request_timeout, math.inf if timeout is None else timeout),
         payload={
             "prompt": body["prompt"],
             "adapter": adapter,
