@@ -70,9 +70,11 @@ class _Session:
         self._model = model
         self._logs = LogFiles(settings.var / "log")
         drain = float(environment["CY_LLM_DRAIN_SECONDS"])
-        self._manager = ProcessManager(self._logs, drain + _STOP_GRACE_SECONDS, self._started)
+        self._manager = ProcessManager(self._logs, drain + _STOP_GRACE_SECONDS, self._started, self._may_restart)
         self._manager.add(_PROCESSES, environment)
         self._over = threading.Event()
+        self._watcher = threading.Thread(target=self._watch, name="watch", daemon=True)
+        self._was_ready = False
 
     def run(self) -> int:
         self._manager.loop()
@@ -85,7 +87,11 @@ class _Session:
         return 0 if stopped_by_user else 1
 
     def _started(self) -> None:
-        threading.Thread(target=self._watch, name="watch", daemon=True).start()
+        self._watcher.start()
+
+    def _may_restart(self) -> bool:
+        """Once it has worked; a start that fails is told at once. (Starting forks: no thread may run then.)"""
+        return self._was_ready and not self._watcher.is_alive()
 
     def _watch(self) -> None:
         """Tell how the start goes, then how to ask."""
@@ -95,6 +101,7 @@ class _Session:
         while not self._over.wait(0.5):
             elapsed = time.monotonic() - began
             if self._ready(presence):
+                self._was_ready = True
                 _say(f"ready after {elapsed:.0f} s")
                 print(_banner(self._settings, self._model), flush=True)
                 return

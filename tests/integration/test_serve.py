@@ -11,6 +11,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+from launcher.processes import MAX_RESTARTS
 from settings import ROOT
 from tests.conftest import require
 from tests.integration.test_native_api import expected_text
@@ -102,6 +103,41 @@ def test_a_worker_that_cannot_start_is_told_with_its_last_lines(tmp_path: Path) 
     assert "warp-drive" in text
     assert "cuda-vllm-async" in text
     until(lambda: not processes_of(tmp_path / "s"), 10, "no process is left")
+
+
+def test_a_process_that_ends_is_started_again(tmp_path: Path) -> None:
+    with serving(tmp_path / "s", **ports()) as (process, output):
+        until(lambda: "Ctrl-C" in output.read_text(), 60, "the banner is printed")
+        line = re.search(r"^curl.*?^  -d '.*?'$", output.read_text(), re.MULTILINE | re.DOTALL)
+        assert line is not None
+        system = tmp_path / "s" / "var" / "log" / "system.log"
+        for name, number in (("gpu-infer", signal.SIGKILL), ("gpu-infer", signal.SIGTERM), ("web", signal.SIGKILL)):
+            pattern = re.compile(rf"{name} started \(pid=(\d+)\)")
+            started = pattern.findall(system.read_text())
+            os.kill(int(started[-1]), number)
+            until(lambda p=pattern, s=started: p.findall(system.read_text()) != s, 30, f"{name} is back")
+
+            def answer() -> str:
+                return subprocess.run(["bash", "-c", line.group(0)], capture_output=True, text=True, timeout=30).stdout
+
+            until(lambda: answer().rstrip().endswith("data: [DONE]"), 60, "it answers again")
+        process.send_signal(signal.SIGINT)
+        assert process.wait(60) == 0
+    until(lambda: not processes_of(tmp_path / "s"), 10, "no process is left")
+
+
+def test_a_process_that_ends_again_and_again_ends_everything(tmp_path: Path) -> None:
+    with serving(tmp_path / "s", **ports()) as (process, output):
+        until(lambda: "Ctrl-C" in output.read_text(), 60, "the banner is printed")
+        system = tmp_path / "s" / "var" / "log" / "system.log"
+        for number in range(1, MAX_RESTARTS + 2):
+            pids = [int(pid) for pid in re.findall(r"gpu-train started \(pid=(\d+)\)", system.read_text())]
+            assert len(pids) == number
+            os.kill(pids[-1], signal.SIGKILL)
+            if number <= MAX_RESTARTS:
+                until(lambda n=number: system.read_text().count("gpu-train started") > n, 30, "it is back")
+        assert process.wait(60) == 1
+    assert "gpu-train ended by itself" in output.read_text()
 
 
 def test_its_own_redis_database_and_key_are_replaced_by_the_environment(tmp_path: Path, redis_server) -> None:  # type: ignore[no-untyped-def]
