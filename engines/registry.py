@@ -56,6 +56,8 @@ class ModelSpec:
     max_pending: int | None = None
     #: ``cuda-vllm-async``: lower the sizes when the engine does not fit into memory.
     allow_auto_tuning: bool = True
+    #: ``cuda-vllm-async``: how long the tokens of one stream are merged while many run. Milliseconds; 0 is never.
+    chunk_merge_ms: int = 25
     #: ``cuda-vllm``: tokens per chunk after the first.
     stream_chunk_size: int = 4
     #: ``fake``: tokens per second of one stream; 0 is as fast as it goes.
@@ -90,6 +92,7 @@ class _EntrySchema(Schema):
     max_lora_rank = ma.Integer(strict=True, validate=validate.OneOf([8, 16, 32, 64, 128, 256, 320, 512]))
     max_pending = ma.Integer(strict=True, allow_none=True, validate=validate.Range(min=1))
     allow_auto_tuning = ma.Boolean(truthy={True}, falsy={False})
+    chunk_merge_ms = ma.Integer(strict=True, validate=validate.Range(min=0, max=1000))
     stream_chunk_size = ma.Integer(strict=True, validate=validate.Range(min=1))
     tokens_per_second = ma.Float(validate=validate.Range(min=0))
 

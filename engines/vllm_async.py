@@ -2,14 +2,17 @@
 
 from vllm.engine.arg_utils import AsyncEngineArgs
 from vllm.engine.protocol import EngineClient
-from vllm.v1.engine.async_llm import AsyncLLM
 
 from engines.vllm_engine import VllmEngine
+from engines.vllm_pacing import PacedLLM
 from engines.vllm_stats import LoadStats
 
 
 class VllmAsyncEngine(VllmEngine):
-    """Every token is passed on as soon as the engine has it."""
+    """A lone stream's tokens are passed on as the engine has them; those of many are merged (``chunk_merge_ms``)."""
 
     def _make_client(self, arguments: AsyncEngineArgs, load: LoadStats) -> EngineClient:
-        return AsyncLLM.from_engine_args(arguments, stat_loggers=[load.factory()])
+        client = PacedLLM.from_engine_args(arguments, stat_loggers=[load.factory()])
+        assert isinstance(client, PacedLLM)
+        client.merge(self.spec.chunk_merge_ms / 1000)
+        return client
