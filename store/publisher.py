@@ -13,6 +13,7 @@ import redis.asyncio
 from redis.exceptions import NoScriptError, RedisError
 
 from store import names
+from store.pipelined import Pipelined
 from store.streams import APPEND, Delivered, entries_from_rows
 from store.writer import LogWriter
 
@@ -62,6 +63,7 @@ class Publisher:
 
     def __init__(self, client: redis.asyncio.Redis, ttl: int) -> None:
         self.client = client
+        self.commands = Pipelined(client)
         self.ttl = ttl
         self._dirty: dict[LogWriter, None] = {}
         self._wake = asyncio.Event()
@@ -120,7 +122,7 @@ class Publisher:
         if script not in self._hashes:
             self._hashes[script] = await self.client.script_load(script)
         try:
-            return int(await self.client.evalsha(self._hashes[script], keys, *arguments))
+            return int(await self.commands.execute("EVALSHA", self._hashes[script], keys, *arguments))
         except NoScriptError:
             self._hashes.pop(script, None)
             return await self.run_script(script, keys, *arguments)

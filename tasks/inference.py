@@ -5,40 +5,34 @@ import time
 from typing import Any
 
 from celery import Task
-from celery.worker.request import Request
 
 import logs
 from store.requests import RequestRecord
 from tasks import app, names
-from tasks.serving import load, outcome_fields, serve
+from tasks.serving import outcome_fields, serve, take
+from tasks.strategy import Taken, on_the_loop
 
 log = logging.getLogger(__name__)
 
 
-class Taken(Request):
-    """A message that is gone from its queue already: there is nothing to acknowledge (``tasks.worker``)."""
-
-    def acknowledge(self) -> None:
-        self.acknowledged = True
-
-
-class EngineTask(Task):
-    """A task that a worker runs on its engines."""
+class InferenceTask(Task):
+    """A task whose body is a coroutine; it runs on the loop of this worker's engines."""
 
     Request = Taken
+    Strategy = staticmethod(on_the_loop)
 
 
-@app.task(name=names.TASK_GENERATE, base=EngineTask, bind=True, ignore_result=True)
-def generate(self: Task, request_id: str, model: str, attempt: int = 1) -> None:
+@app.task(name=names.TASK_GENERATE, base=InferenceTask, ignore_result=True)
+async def generate(request_id: str, model: str, attempt: int = 1) -> None:
     """Serve one request on this worker's engine. ``model`` is there for whoever reads Flower."""
-    host: Any = self.app.host
-    record = host.run(load(host, request_id))
-    if record is None:
-        log.warning("The request's record is gone, nothing to serve", extra={"request_id": request_id})
+    host: Any = app.host
+    taken = await take(host, request_id, attempt)
+    if taken is None:
         return
+    record, writer = taken
     with logs.bind(**log_fields(record)):
         started = time.monotonic()
-        report = host.run(serve(host, record, attempt))
+        report = await serve(host, record, writer)
         log.info("Request done", extra=outcome_fields(report, time.monotonic() - started))
 
 

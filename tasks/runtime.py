@@ -1,4 +1,4 @@
-"""The engines of one worker: one asyncio loop in one thread, shared by all task threads."""
+"""The engines of one worker: one asyncio loop in one thread, shared by all requests."""
 
 import asyncio
 import concurrent.futures
@@ -44,12 +44,13 @@ class EngineHost:
         self._publisher: Publisher | None = None
         self._background: list[asyncio.Task[None]] = []
         self._loading: set[asyncio.Task[None]] = set()
+        self._requests: set[asyncio.Task[None]] = set()
         #: Set when the drain time is over: what still runs is handed over.
         self.abandoned = False
 
     @property
     def in_flight(self) -> int:
-        return len(self.runs)
+        return len(self._requests)
 
     @property
     def publisher(self) -> Publisher:
@@ -63,8 +64,17 @@ class EngineHost:
         return asyncio.run_coroutine_threadsafe(self._load(list(specs)), self._loop)
 
     def run(self, coroutine: Coroutine[Any, Any, T]) -> T:
-        """Run a request on the loop and wait for it; called by task threads."""
+        """Run something on the loop and wait for it."""
         return asyncio.run_coroutine_threadsafe(coroutine, self._loop).result()
+
+    def spawn(self, request: Coroutine[Any, Any, None]) -> None:
+        """Run a request on the loop; called by the thread that takes messages."""
+        self._loop.call_soon_threadsafe(self._begin, request)
+
+    def drain(self) -> None:
+        """Wait until no request is left. :meth:`abandon` bounds that: each is then let go of within seconds."""
+        if self._thread.is_alive():
+            self.run(self._idle())
 
     def abandon(self) -> None:
         """Let go of what still runs, so that other workers go on with it."""
@@ -104,6 +114,15 @@ class EngineHost:
             await engine.start()
             self.engines[spec.id] = engine
             log.info("Model is loaded", extra={"model": spec.id, **_sizes(engine)})
+
+    def _begin(self, request: Coroutine[Any, Any, None]) -> None:
+        task = self._loop.create_task(request)
+        self._requests.add(task)
+        task.add_done_callback(self._requests.discard)
+
+    async def _idle(self) -> None:
+        while self._requests:
+            await asyncio.wait(self._requests)
 
     def _act(self, told: dict[str, str]) -> None:
         """Do what was told to all workers."""

@@ -18,6 +18,7 @@ from store.errors import Superseded
 from store.outcomes import Code, Detail, Failure
 from store.requests import RequestRecord
 from store.streams import Delivered
+from store.writer import LogWriter
 from tasks.runs import Run, Stop
 from tasks.runtime import EngineHost
 
@@ -44,30 +45,41 @@ class Report:
         self.chunks += 1
 
 
-async def load(host: EngineHost, request_id: str) -> RequestRecord | None:
-    """Return the request's record; None when it has expired, or Redis stays away."""
+async def take(host: EngineHost, request_id: str, attempt: int) -> tuple[RequestRecord, LogWriter] | None:
+    """Take a request over for this attempt: its record, and a log that earlier attempts cannot write any more.
+
+    None when the record has expired, another worker was faster, or Redis stays away.
+    """
+    fields = {"request_id": request_id}
+    writer = host.publisher.writer(request_id, attempt, int(host.settings.request_timeout))
     try:
         async with asyncio.timeout(_LOAD_TIMEOUT_SECONDS):
-            text = await host.publisher.insist(lambda: host.publisher.client.get(names.request(request_id)))
+            text, _ = await asyncio.gather(
+                host.publisher.insist(lambda: host.publisher.commands.execute("GET", names.request(request_id))),
+                writer.open({"worker": host.incarnation}),
+            )
     except TimeoutError:
-        log.error("The request's record cannot be read", extra={"request_id": request_id})
+        log.error("The request cannot be taken over, Redis is away", extra=fields)
         return None
-    return RequestRecord.from_json(text) if text else None
+    except Superseded as error:
+        log.warning("Request was taken over or has ended elsewhere: %s", error, extra=fields)
+        return None
+    if text is None:
+        log.warning("The request's record is gone, nothing to serve", extra=fields)
+        return None
+    return RequestRecord.from_json(text), writer
 
 
-async def serve(host: EngineHost, record: RequestRecord, attempt: int) -> Report:
+async def serve(host: EngineHost, record: RequestRecord, writer: LogWriter) -> Report:
     """Serve one attempt of a request and close it in the log, whatever happens."""
     report = Report()
     task = asyncio.current_task()
     assert task is not None
-    lifetime = max(1, int(record.deadline - time.time()))
-    run = Run(record, host.publisher.writer(record.id, attempt, lifetime), task)
+    run = Run(record, writer, task)
     host.runs.add(run)
     try:
         async with asyncio.timeout(record.deadline - time.time()):
-            await run.writer.open({"worker": host.incarnation})
-            # Behind the opening entry: earlier attempts can write no more.
-            before = Delivered(()) if attempt == 1 else await host.publisher.delivered(record.id)
+            before = Delivered(()) if writer.attempt == 1 else await host.publisher.delivered(record.id)
             await _answer(host, run, before, report)
         report.outcome = "finished"
     except Superseded as error:

@@ -8,10 +8,16 @@ import logs
 from store import control
 from store.control import Command
 from tasks import app, names
-from tasks.inference import EngineTask
+from tasks.strategy import Taken
 
 
-@app.task(name=names.TASK_TRAIN, base=EngineTask, bind=True, ignore_result=True)
+class TrainingTask(Task):
+    """A task that a thread of the pool runs."""
+
+    Request = Taken
+
+
+@app.task(name=names.TASK_TRAIN, base=TrainingTask, bind=True, ignore_result=True)
 def train(self: Task, job_id: str) -> None:
     """Run one training job, and tell the workers of the adapter that came of it."""
     trainers: Any = self.app.trainers

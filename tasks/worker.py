@@ -76,7 +76,7 @@ class EngineStep(bootsteps.StartStopStep):
             self._wait(loading)
         except EngineError as error:
             log.critical("The worker cannot serve: %s", error)
-            self.stop(worker)
+            self.terminate(worker)
             raise WorkerShutdown(_EX_UNAVAILABLE) from error
         self._load_adapters(self._host)
         worker.app.host = self._host
@@ -108,12 +108,16 @@ class EngineStep(bootsteps.StartStopStep):
                 state.maybe_shutdown()
 
     def stop(self, worker: Any) -> None:
+        """Let running generations finish, then free everything. Celery takes nothing new any more."""
+        if self._host is not None:
+            self._host.drain()
+        self.terminate(worker)
+
+    def terminate(self, worker: Any) -> None:
         if self._heartbeat is not None:
             self._heartbeat.stop()
         if self._host is not None:
             self._host.stop()
-
-    terminate = stop
 
     def info(self, worker: Any) -> dict[str, Any]:
         """Shown by ``celery inspect stats`` and on Flower's worker page."""

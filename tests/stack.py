@@ -189,13 +189,13 @@ class Stack:
 
     def spawn_worker(self, name: str, options: list[str] | None = None, **env: str) -> Process:
         command = ["celery", "-A", "tasks", "worker", "-Q", "gpu-infer", "-P", "threads", "-c", "128"]
-        command += ["-n", f"{name}@test", "-E", "--without-gossip", "--without-mingle", *(options or [])]
+        command += ["-n", f"{name}@test", "--without-gossip", "--without-mingle", *(options or [])]
         return self.run(name, command, **env)
 
     def start_trainer(self, name: str = "train") -> Process:
         """Start a gpu-train worker and wait until it takes jobs."""
         command = ["celery", "-A", "tasks", "worker", "-Q", "gpu-train", "-P", "threads", "-c", "1"]
-        trainer = self.run(name, [*command, "-n", f"{name}@test", "-E", "--without-gossip", "--without-mingle"])
+        trainer = self.run(name, [*command, "-n", f"{name}@test", "--without-gossip", "--without-mingle"])
 
         def ready() -> bool:
             self._require_alive(trainer)

@@ -133,6 +133,8 @@ def test_queue_and_events_hold_ids_and_no_prompt(own_stack: Stack) -> None:
     """What Flower shows is what goes over the broker: all of it is listened to."""
     own_stack.start_worker("w")
     own_stack.start_web()
+    # As Flower does when it starts.
+    assert own_stack.run("control", ["celery", "-A", "tasks", "control", "enable_events"]).wait(30) == 0
     messages: list[bytes] = []
     with own_stack.client.pubsub(ignore_subscribe_messages=True) as pubsub, own_stack.http() as http:
         pubsub.psubscribe("*")
