@@ -30,7 +30,7 @@ _RETRY_SECONDS = 0.5
 class Follower:
     """Reads one log to its end. Belongs to one thread; the hub's thread calls :meth:`hear` and :meth:`look`."""
 
-    def __init__(self, hub: "Hub", client: redis.Redis, request_id: str, after: EntryId) -> None:
+    def __init__(self, hub: "Hub", client: redis.Redis, request_id: str, after: EntryId, begun: bool) -> None:
         self._hub = hub
         self._client = client
         self.request_id = request_id
@@ -46,6 +46,8 @@ class Follower:
         self._asleep = False
         self._shortcut: Callable[[Entry], bool] | None = None
         self._interrupted = False
+        #: False while the log cannot have begun: then a subscription that is confirmed has missed nothing.
+        self.begun = begun
 
     def __enter__(self) -> "Follower":
         self._hub.attach(self)
@@ -145,6 +147,11 @@ class Follower:
             else:
                 self._must_read = True
             self._arrived.notify()
+
+    def subscribed(self) -> None:
+        """From now on nothing is missed; what was said before must be read."""
+        if self.begun:
+            self.look()
 
     def look(self) -> None:
         """Something may have been missed: the log must be read."""

@@ -16,10 +16,6 @@ from store.subscription import Subscription
 
 log = logging.getLogger(__name__)
 
-#: How long a new follower waits for its subscription. Seconds. A Redis that is gone is noticed
-#: before, when the request is saved; this is for a machine that is busy.
-SUBSCRIBE_TIMEOUT_SECONDS = 5.0
-
 
 class Channel:
     """One request's channel in this process."""
@@ -27,7 +23,6 @@ class Channel:
     def __init__(self) -> None:
         #: Replaced, never changed: the subscription's thread goes through it without a lock.
         self.followers: tuple[Follower, ...] = ()
-        self.confirmed = threading.Event()
 
 
 class Hub:
@@ -37,14 +32,14 @@ class Hub:
         self._client = client
         self._channels: dict[bytes, Channel] = {}
         self._lock = threading.Lock()
-        self._subscription = Subscription(url, self._message, self._confirmed, self._lost)
+        self._subscription = Subscription(url, self._message, self._confirmed)
 
-    def follow(self, request_id: str, after: EntryId = START) -> Follower:
+    def follow(self, request_id: str, after: EntryId = START, begun: bool = True) -> Follower:
         """Return a follower of the request's log from behind ``after``; use it in ``with``.
 
-        Entering it raises ``redis.TimeoutError`` when Redis confirms no subscription in time.
+        ``begun`` False is for a request that no worker can know yet; it must be set before one can.
         """
-        return Follower(self, self._client, request_id, after)
+        return Follower(self, self._client, request_id, after, begun)
 
     def others(self, follower: Follower) -> bool:
         """Whether anybody but ``follower`` follows its request, here or in another process."""
@@ -59,7 +54,7 @@ class Hub:
         self._subscription.close()
 
     def attach(self, follower: Follower) -> None:
-        """Subscribe; returns once Redis has confirmed. Raises ``redis.TimeoutError``."""
+        """Subscribe. It waits for nothing: what is published before Redis confirms is read from the log then."""
         with self._lock:
             channel = self._channels.get(follower.channel)
             if channel is not None:
@@ -71,9 +66,6 @@ class Hub:
                 # Before Redis is asked: the confirmation goes to those who are there.
                 channel.followers = (follower,)
                 self._subscription.add(follower.channel)
-        if not channel.confirmed.wait(SUBSCRIBE_TIMEOUT_SECONDS):
-            self.detach(follower)
-            raise redis.TimeoutError("no subscription within the time allowed")
 
     def detach(self, follower: Follower) -> None:
         with self._lock:
@@ -102,11 +94,5 @@ class Hub:
     def _confirmed(self, name: bytes) -> None:
         channel = self._channels.get(name)
         if channel is not None:
-            channel.confirmed.set()
             for follower in channel.followers:
-                follower.look()
-
-    def _lost(self) -> None:
-        with self._lock:
-            for channel in self._channels.values():
-                channel.confirmed.clear()
+                follower.subscribed()

@@ -20,8 +20,8 @@ RENEW_SECONDS = 1.0
 TTL_MS = 2500
 #: How long a worker that vanished is listed. Milliseconds.
 LOST_FOR_MS = 600_000
-#: How old the list may be that a front door chooses from. Seconds.
-CACHE_SECONDS = 0.25
+#: How old the list may be that a front door chooses from; its supervisor refreshes it before. Seconds.
+CACHE_SECONDS = 0.5
 #: After Redis has come back, workers get this long to show themselves. Seconds.
 SETTLE_SECONDS = 4.0
 
@@ -32,12 +32,17 @@ redis.call('SET', KEYS[1], ARGV[1], 'PX', ARGV[2])
 redis.call('ZADD', KEYS[2], now[1] * 1000 + math.floor(now[2] / 1000), ARGV[3])
 return 1
 """
-#: KEYS sorted set; ARGV how long lost workers are listed, in ms. Returns the members left.
+#: KEYS sorted set; ARGV how long lost workers are listed in ms, and what a worker's record is called
+#: before its name. Returns the seconds that Redis has been up, the members left, and their records.
 _LIST = """
 local now = redis.call('TIME')
 local ms = now[1] * 1000 + math.floor(now[2] / 1000)
 redis.call('ZREMRANGEBYSCORE', KEYS[1], '-inf', ms - ARGV[1])
-return redis.call('ZRANGE', KEYS[1], 0, -1)
+local uptime = string.match(redis.call('INFO', 'server'), 'uptime_in_seconds:(%d+)')
+local members = redis.call('ZRANGE', KEYS[1], 0, -1)
+local records = {}
+for i, member in ipairs(members) do records[i] = redis.call('GET', ARGV[2] .. member) end
+return {uptime, members, records}
 """
 
 
@@ -148,12 +153,8 @@ class Presence:
         return self._cached
 
     def _load(self) -> Fleet:
-        incarnations: Any = self._list(keys=[names.WORKERS], args=[LOST_FOR_MS])
-        info: Any = self._client.info("server")
-        uptime = float(info["uptime_in_seconds"])
-        if not incarnations:
-            return Fleet((), redis_uptime=uptime)
-        texts: Any = self._client.mget([names.worker(incarnation.decode()) for incarnation in incarnations])
+        answer: Any = self._list(keys=[names.WORKERS], args=[LOST_FOR_MS, names.worker("")])
+        uptime, incarnations, texts = float(answer[0]), answer[1], answer[2]
         living = tuple(WorkerInfo.from_json(text) for text in texts if text)
         lost = tuple(name.decode() for name, text in zip(incarnations, texts, strict=True) if not text)
         return Fleet(living, lost, uptime)

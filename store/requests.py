@@ -70,9 +70,10 @@ class RequestStore:
         self._client = client
         self._ttl = ttl
 
-    def save(self, record: RequestRecord) -> None:
+    def save(self, record: RequestRecord, client: redis.Redis | None = None) -> None:
+        """Keep a record; through ``client``, a pipeline, where one is given."""
         lifetime = max(1, int(record.deadline - time.time())) + self._ttl
-        self._client.set(names.request(record.id), record.to_json(), ex=lifetime)
+        (self._client if client is None else client).set(names.request(record.id), record.to_json(), ex=lifetime)
 
     def load(self, request_id: str) -> RequestRecord | None:
         text = self._client.get(names.request(request_id))

@@ -34,10 +34,9 @@ class Subscription:
         url: str,
         message: Callable[[bytes, bytes], None],
         confirmed: Callable[[bytes], None],
-        lost: Callable[[], None],
     ) -> None:
-        """All three are called on the thread and must not wait: ``message(channel, data)``;
-        ``confirmed(channel)``, from when on nothing is missed; ``lost()``, the connection broke."""
+        """Both are called on the thread and must not wait: ``message(channel, data)``, and
+        ``confirmed(channel)``, from when on nothing is missed; again whenever the connection was made anew."""
         self._pool = redis.ConnectionPool.from_url(
             url,
             protocol=2,
@@ -46,7 +45,7 @@ class Subscription:
             health_check_interval=0,
             retry=Retry(NoBackoff(), 0),
         )
-        self._message, self._confirmed, self._lost = message, confirmed, lost
+        self._message, self._confirmed = message, confirmed
         self._lock = threading.Lock()
         self._channels: set[bytes] = set()
         # Its methods have no types.
@@ -95,7 +94,6 @@ class Subscription:
                 with self._lock:
                     self._connection = None
                     connection.disconnect()
-            self._lost()
             self._closed.wait(_RECONNECT_SECONDS)
 
     def _listen(self, connection: Any) -> None:

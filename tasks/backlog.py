@@ -8,8 +8,10 @@ import redis
 
 from tasks import queues
 
-#: How old a count may be. Seconds.
-_CACHE_SECONDS = 0.25
+#: How old a count may be; it is refreshed before. Seconds.
+_CACHE_SECONDS = 0.5
+#: A queue that nothing was admitted to for this long is not counted. Seconds.
+_FORGOTTEN_SECONDS = 60.0
 
 
 @dataclass
@@ -18,6 +20,7 @@ class _Count:
     waiting: int = 0
     #: Admitted since; most of them have left the queue already.
     admitted: int = 0
+    asked: float = 0.0
 
 
 class Backlog:
@@ -34,9 +37,25 @@ class Backlog:
         with self._lock:
             count = self._counts.setdefault(queue, _Count())
             count.admitted += 1
+            count.asked = now
             if now - count.at < _CACHE_SECONDS and count.waiting + count.admitted < bound / 2:
                 return count.waiting
+        return self._count(queue, now)
+
+    def refresh(self) -> None:
+        """Count again what was asked for lately. Raises ``redis.RedisError``."""
+        now = time.monotonic()
+        with self._lock:
+            self._counts = {
+                queue: count for queue, count in self._counts.items() if now - count.asked < _FORGOTTEN_SECONDS
+            }
+            asked = list(self._counts)
+        for queue in asked:
+            self._count(queue, now)
+
+    def _count(self, queue: str, now: float) -> int:
         waiting = queues.pending(self._redis, [queue])
         with self._lock:
-            self._counts[queue] = _Count(now, waiting)
+            count = self._counts.setdefault(queue, _Count(asked=now))
+            count.at, count.waiting, count.admitted = now, waiting, 0
         return waiting

@@ -1,18 +1,15 @@
 """The front door's side of the queue: which queue a request goes to, and how a request gets there."""
 
-import logging
 import time
 
 import redis
-from kombu.exceptions import OperationalError
 
 from store.presence import Fleet
-from store.requests import RequestRecord
+from store.requests import RequestRecord, RequestStore
 from tasks import app
-from tasks.names import HIGHEST_PRIORITY, QUEUE_INFER, TASK_GENERATE, model_queue, worker_queue
+from tasks.messages import generate_message
+from tasks.names import QUEUE_INFER, model_queue, worker_queue
 from tasks.queues import send_training
-
-log = logging.getLogger(__name__)
 
 
 def queue_for(fleet: Fleet, model: str, hint: str = "") -> str | None:
@@ -31,21 +28,14 @@ def queue_for(fleet: Fleet, model: str, hint: str = "") -> str | None:
     return QUEUE_INFER if QUEUE_INFER in queues else None
 
 
-def enqueue(record: RequestRecord, queue: str, attempt: int = 1) -> None:
-    """Send the task of a saved request. Raises ``redis.ConnectionError`` when the broker is away."""
-    try:
-        app.send_task(
-            TASK_GENERATE,
-            args=[record.id, record.model],
-            kwargs={"attempt": attempt},
-            task_id=record.id if attempt == 1 else f"{record.id}.{attempt}",
-            queue=queue,
-            # The broker serves the lowest number first.
-            priority=HIGHEST_PRIORITY - record.priority,
-            expires=max(1.0, record.deadline - time.time()),
-        )
-    except OperationalError as error:
-        raise redis.ConnectionError(str(error)) from error
+def submit(redis_client: redis.Redis, requests: RequestStore, record: RequestRecord, queue: str, attempt: int) -> None:
+    """Save a request and send the task of its attempt, in one round trip. Raises ``redis.RedisError``."""
+    expires = max(record.deadline, time.time() + 1.0)
+    key, message = generate_message(record.id, record.model, attempt, queue, record.priority, expires)
+    with redis_client.pipeline(transaction=False) as pipeline:
+        requests.save(record, pipeline)
+        pipeline.lpush(key, message)
+        pipeline.execute()
 
 
 def enqueue_training(job_id: str) -> None:

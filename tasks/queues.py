@@ -37,6 +37,10 @@ def waiting_ids(client: redis.Redis, queues: Iterable[str], wanted: Iterable[str
     return {request_id for request_id in wanted if request_id.encode() in messages}
 
 
+def list_of(queue: str, step: int) -> str:
+    """The Redis list of a queue's messages of one priority, as the broker counts them (kombu's naming)."""
+    return f"{queue}{_SEPARATOR}{step}" if step else queue
+
+
 def _lists(queues: Iterable[str]) -> list[str]:
-    """The Redis lists of the queues: one for each priority (kombu's naming)."""
-    return [queue if not step else f"{queue}{_SEPARATOR}{step}" for queue in sorted(queues) for step in PRIORITY_STEPS]
+    return [list_of(queue, step) for queue in sorted(queues) for step in PRIORITY_STEPS]

@@ -15,7 +15,7 @@ from typing import Any
 from billiard.einfo import ExceptionInfo  # type: ignore[import-untyped]
 from celery import Celery, Task
 from celery.worker.request import Request
-from celery.worker.state import task_reserved
+from celery.worker.state import requests, task_reserved
 
 log = logging.getLogger(__name__)
 
@@ -52,6 +52,10 @@ def on_the_loop(task: Task, app: Celery, consumer: Any, **_: Any) -> Callable[..
             headers=message.headers,
         )
         if request.revoked():
+            return
+        if request.id in requests:
+            # A front door that lost Redis' answer has sent it again.
+            log.warning("The request is running here already", extra={"task_id": request.id})
             return
         request.send_event(
             "task-received",

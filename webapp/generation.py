@@ -153,12 +153,12 @@ class Following:
 @contextmanager
 def begin(services: Services, record: RequestRecord, plan: Plan) -> Iterator[Following]:
     """Follow the request's log, then send it to a worker: nothing can be missed."""
-    services.requests.save(record)
     with (
-        services.hub.follow(record.id) as follower,
+        services.hub.follow(record.id, begun=False) as follower,
         services.supervisor.watch(record, plan.queue, plan.fleet) as watch,
     ):
-        client.enqueue(record, plan.queue)
+        follower.begun = True
+        client.submit(services.redis, services.requests, record, plan.queue, attempt=1)
         following = Following(services, record, follower, watch)
         try:
             yield following

@@ -47,16 +47,17 @@ class Services:
     def create(cls, settings: Settings) -> "Services":
         client = connect(settings.redis_url)
         requests = RequestStore(client, settings.stream_ttl)
+        presence, backlog = Presence(client), Backlog(client)
         sessions = db.sessions(db.connect(settings.database_url))
         return cls(
             settings=settings,
             registry=load_registry(settings.config_path, settings.engine),
             redis=client,
             hub=Hub(settings.redis_url, client),
-            presence=Presence(client),
+            presence=presence,
             requests=requests,
-            backlog=Backlog(client),
-            supervisor=Supervisor(client, requests, settings.stream_ttl),
+            backlog=backlog,
+            supervisor=Supervisor(client, requests, presence, backlog, settings.stream_ttl),
             lifecycle=Lifecycle(),
             limiter=Limiter(client, settings.redis_url, settings.requests_per_minute, settings.streams_per_key),
             keys=KeyRing(settings, sessions),

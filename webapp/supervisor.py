@@ -1,6 +1,7 @@
 """Failover: sees that the worker of a followed request is gone, and sends the next attempt.
 
-One thread per process looks after all requests that the process follows. Who wins the
+One thread per process looks after all requests that the process follows, and keeps what requests are
+admitted by (who lives, how many wait) fresh. Who wins the
 claim for an attempt sends it; everyone else just goes on following. A newer attempt fences
 an older one in the token log, so a worker wrongly taken for dead costs work, never text.
 """
@@ -21,6 +22,7 @@ from store.entries import Entry, Kind, Reason
 from store.presence import SETTLE_SECONDS, Fleet, Presence
 from store.requests import RequestRecord, RequestStore
 from tasks import client, queues
+from tasks.backlog import Backlog
 
 log = logging.getLogger(__name__)
 
@@ -78,12 +80,14 @@ class Watch:
 class Supervisor:
     """Watches the requests of one process."""
 
-    def __init__(self, redis_client: redis.Redis, requests: RequestStore, ttl: int) -> None:
+    def __init__(
+        self, redis_client: redis.Redis, requests: RequestStore, presence: Presence, backlog: Backlog, ttl: int
+    ) -> None:
         self._redis = redis_client
         self._requests = requests
         self._ttl = ttl
-        # Its own list: the one that requests are admitted by may be as old as its cache.
-        self._presence = Presence(redis_client)
+        self._presence = presence
+        self._backlog = backlog
         self._attempts = Attempts(redis_client)
         self._watches: dict[str, Watch] = {}
         self._lock = threading.Lock()
@@ -117,19 +121,21 @@ class Supervisor:
         while not self._stop.wait(TICK_SECONDS):
             with self._lock:
                 watches = [watch for watch in self._watches.values() if not watch.ended]
-            if not watches:
-                continue
             try:
-                self._look_after(watches)
+                # Also while there is nothing to look after: so no request waits for these answers.
+                fleet = self._presence.fleet(fresh=True)
+                self._backlog.refresh()
+                if watches:
+                    self._look_after(watches, fleet)
             except (RedisError, OSError) as error:
-                log.warning("Redis is away, no worker is judged: %s", error)
+                if watches:
+                    log.warning("Redis is away, no worker is judged: %s", error)
                 self._settled = time.monotonic() + SETTLE_SECONDS
             except Exception:
                 # The thread must outlive any fault: without it nothing fails over.
                 log.exception("The supervisor failed to look after its requests")
 
-    def _look_after(self, watches: list[Watch]) -> None:
-        fleet = self._presence.fleet(fresh=True)
+    def _look_after(self, watches: list[Watch], fleet: Fleet) -> None:
         may_judge = fleet.can_judge and time.monotonic() >= self._settled
         unopened = []
         for watch in watches:
@@ -183,8 +189,7 @@ class Supervisor:
             streams.end(self._redis, record.id, self._ttl, outcomes.failed(outcomes.given_up(claim.kills)))
             return
         log.warning("Sending the next attempt", extra=_fields(watch, attempt=claim.attempt, queue=queue))
-        self._requests.save(record)
-        client.enqueue(record, queue, claim.attempt)
+        client.submit(self._redis, self._requests, record, queue, claim.attempt)
 
 
 def _fields(watch: Watch, **more: object) -> dict[str, object]:

@@ -210,7 +210,8 @@ def test_silence_is_told(hub: Hub) -> None:
 
 def test_many_followers_share_one_subscription(redis_server: RedisServer, redis_client: redis.Redis, hub: Hub) -> None:
     with hub.follow("a"), hub.follow("a"), hub.follow("b"):
-        assert redis_client.pubsub_numsub(names.log_channel("a")) == [(names.log_channel("a").encode(), 1)]
+        channel = names.log_channel("a")
+        until(lambda: redis_client.pubsub_numsub(channel) == [(channel.encode(), 1)], 5, "one subscription")
         assert redis_client.info("clients")["pubsub_clients"] == 1
 
     def unsubscribed() -> bool:
