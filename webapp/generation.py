@@ -17,7 +17,7 @@ from store.follower import Follower
 from store.presence import Fleet
 from store.requests import RequestRecord
 from tasks import client
-from webapp import errors
+from webapp import errors, turns
 from webapp.services import Services
 from webapp.supervisor import Watch
 
@@ -104,6 +104,7 @@ class Following:
         Raises ``ClientGone`` when ``gone`` says so, ``ProcessStopping`` when the process is
         told to stop.
         """
+        turns.over()
         keepalive = self._services.settings.keepalive
         told = time.monotonic()
         for entry in self._follower.entries(idle=min(_LOOK_SECONDS, keepalive)):

@@ -13,12 +13,14 @@ from webapp.bodies import parse
 from webapp.openai.relay import relay
 from webapp.openai.schemas import DEFAULT_MAX_TOKENS, DEFAULTS, ChatSchema
 from webapp.services import STARTED, services
+from webapp.turns import in_turn
 
 bp = Blueprint("openai", __name__, url_prefix="/v1")
 health_bp = Blueprint("openai_health", __name__)
 
 
 @bp.post("/chat/completions")
+@in_turn
 def chat_completions() -> Response:
     """Chat, whole or streamed."""
     body = parse(ChatSchema())

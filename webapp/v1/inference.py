@@ -17,6 +17,7 @@ from webapp.connection import client_gone
 from webapp.generation import ClientGone, Following, ProcessStopping
 from webapp.outlet import write_out
 from webapp.services import Services, services
+from webapp.turns import in_turn
 from webapp.v1 import admission
 from webapp.v1.chunks import ChunkWriter
 from webapp.v1.schemas import InferenceSchema
@@ -25,6 +26,7 @@ bp = Blueprint("inference", __name__, url_prefix="/api/v1")
 
 
 @bp.post("/inference")
+@in_turn
 def infer() -> Response:
     """Generate and answer with the whole text."""
     own = services()
@@ -46,12 +48,14 @@ def infer() -> Response:
 
 
 @bp.post("/inference/stream")
+@in_turn
 def stream() -> Response:
     """Generate and answer with chunks as they come."""
     return _stream(with_metadata=False)
 
 
 @bp.post("/inference/streamWithMetadata")
+@in_turn
 def stream_with_metadata() -> Response:
     """As ``/inference/stream``; every chunk carries the request's metadata."""
     return _stream(with_metadata=True)
