@@ -12,8 +12,8 @@ import threading
 from collections.abc import Callable
 from typing import ParamSpec, TypeVar
 
-#: One walks while another waits for Redis' answer.
-AT_ONCE = 2
+#: More would take the interpreter from each other; it is free only while one waits for Redis.
+AT_ONCE = 1
 #: Who has waited this long goes on regardless: a Redis that hangs must not hold up the whole process. Seconds.
 PATIENCE_SECONDS = 0.25
 
