@@ -34,6 +34,8 @@ class OpenAISurface:
         )
         tasks = await client.get_supported_tasks()
         app = build_app(arguments, tasks, client.model_config)
+        # Cross-origin rules and HTTP metrics belong to who listens on a port: not here, and every chunk pays for them.
+        app.user_middleware.clear()
         await init_app_state(client, app.state, arguments, tasks)
         return cls(app)
 
@@ -72,7 +74,7 @@ class _Connection:
         self._body: bytes | None = call.body
         self.scope: dict[str, Any] = {
             "type": "http",
-            "asgi": {"version": "3.0", "spec_version": "2.3"},
+            "asgi": {"version": "3.0", "spec_version": "2.4"},
             "http_version": "1.1",
             "method": "POST",
             "scheme": "http",

@@ -23,6 +23,8 @@ log = logging.getLogger(__name__)
 MAX_WAITING = 64
 #: A follower that hears nothing looks into the log this often, whatever pub/sub does. Seconds.
 _RECHECK_SECONDS = 5.0
+#: The same for the log of a request that was just sent. Seconds. Mostly its first entries are heard before.
+_FIRST_LOOK_SECONDS = 0.25
 #: The same after a look that failed. Seconds.
 _RETRY_SECONDS = 0.5
 
@@ -38,7 +40,7 @@ class Follower:
         self.position = after
         #: When that was (``time.monotonic``).
         self.heard = time.monotonic()
-        self._look_again = self.heard + _RECHECK_SECONDS
+        self._look_again = self.heard + (_RECHECK_SECONDS if begun else _FIRST_LOOK_SECONDS)
         self.channel = names.log_channel(request_id).encode()
         self._arrived = threading.Condition(threading.Lock())
         self._waiting: deque[tuple[EntryId, Entry]] = deque()
@@ -46,8 +48,8 @@ class Follower:
         self._asleep = False
         self._shortcut: Callable[[Entry], bool] | None = None
         self._interrupted = False
-        #: False while the log cannot have begun: then a subscription that is confirmed has missed nothing.
-        self.begun = begun
+        #: Whether there may be entries from before the subscription.
+        self._begun = begun
 
     def __enter__(self) -> "Follower":
         self._hub.attach(self)
@@ -95,7 +97,8 @@ class Follower:
     def _next(self, wait: float) -> list[Entry]:
         with self._arrived:
             self._asleep = True
-            self._arrived.wait_for(self._stirred, max(0.0, min(wait, _RECHECK_SECONDS)))
+            until_look = self._look_again - time.monotonic()
+            self._arrived.wait_for(self._stirred, max(0.0, min(wait, until_look)))
             self._asleep = False
             if self._waiting:
                 previous, entry = self._waiting.popleft()
@@ -149,9 +152,14 @@ class Follower:
             self._arrived.notify()
 
     def subscribed(self) -> None:
-        """From now on nothing is missed; what was said before must be read."""
-        if self.begun:
+        """From now on nothing is missed; what was said before must be read.
+
+        A request that was just sent has said little before. Should the first of it be missed, the
+        next shows the gap; should there be no next, the first look finds it.
+        """
+        if self._begun:
             self.look()
+        self._begun = True
 
     def look(self) -> None:
         """Something may have been missed: the log must be read."""

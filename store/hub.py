@@ -37,7 +37,7 @@ class Hub:
     def follow(self, request_id: str, after: EntryId = START, begun: bool = True) -> Follower:
         """Return a follower of the request's log from behind ``after``; use it in ``with``.
 
-        ``begun`` False is for a request that no worker can know yet; it must be set before one can.
+        ``begun`` False is for a request that no worker can know yet.
         """
         return Follower(self, self._client, request_id, after, begun)
 

@@ -1,5 +1,6 @@
 """Request bodies: JSON in, checked values out, one detail for each fault."""
 
+import functools
 import json
 from typing import Any
 
@@ -20,11 +21,17 @@ class Number(fields.Float):
         return super()._validated(value)
 
 
-def parse(schema: marshmallow.Schema) -> dict[str, Any]:
+@functools.cache
+def instance(schema: type[marshmallow.Schema]) -> marshmallow.Schema:
+    """Return the one instance of a schema: to make one costs more than to load a body with it."""
+    return schema()
+
+
+def parse(schema: type[marshmallow.Schema]) -> dict[str, Any]:
     """Return the request's JSON body as ``schema`` loads it. Raises ``ApiError`` (400)."""
     body = json_object()
     try:
-        loaded: dict[str, Any] = schema.load(body)
+        loaded: dict[str, Any] = instance(schema).load(body)
     except ValidationError as error:
         raise invalid(details_of(error)) from error
     return loaded

@@ -91,7 +91,10 @@ class Following:
         return self._follower.position
 
     def shortcut(self, take: Callable[[Entry], bool]) -> None:
-        """As ``Follower.shortcut``; for entries that are neither the first nor the last of an attempt."""
+        """As ``Follower.shortcut``; for entries that are neither the first nor the last of an attempt.
+
+        To be called once :meth:`entries` has yielded something.
+        """
         self._follower.shortcut(take)
 
     def interrupt(self) -> None:
@@ -105,6 +108,7 @@ class Following:
         told to stop.
         """
         turns.over()
+        self._follower.shortcut(self._saw_opening)
         keepalive = self._services.settings.keepalive
         told = time.monotonic()
         for entry in self._follower.entries(idle=min(_LOOK_SECONDS, keepalive)):
@@ -126,6 +130,13 @@ class Following:
             if time.monotonic() - max(told, self._follower.heard) >= keepalive:
                 told = time.monotonic()
                 yield None
+
+    def _saw_opening(self, entry: Entry) -> bool:
+        """Take note of an attempt's opening without waking the thread: there is nothing to send yet."""
+        if entry.kind != Kind.OPEN:
+            return False
+        self._watch.saw(entry)
+        return True
 
     def leave(self) -> None:
         """The client is not served any more: what nobody else reads is not generated."""
@@ -158,7 +169,6 @@ def begin(services: Services, record: RequestRecord, plan: Plan) -> Iterator[Fol
         services.hub.follow(record.id, begun=False) as follower,
         services.supervisor.watch(record, plan.queue, plan.fleet) as watch,
     ):
-        follower.begun = True
         client.submit(services.redis, services.requests, record, plan.queue, attempt=1)
         following = Following(services, record, follower, watch)
         try:

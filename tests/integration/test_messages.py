@@ -39,7 +39,7 @@ def test_a_message_is_what_celery_sends(redis_server: RedisServer, redis_client:
                 expires=600.0,
                 connection=connection,
             )
-        [key] = [name for name in redis_client.keys("gpu-infer*")]
+        [key] = list(redis_client.keys("gpu-infer*"))
         [sent] = redis_client.lrange(key, 0, -1)
         name, own = generate_message("gen-1", "demo", attempt, "gpu-infer.demo", priority, time.time() + 600)
         assert name.encode() == key

@@ -23,7 +23,7 @@ health_bp = Blueprint("openai_health", __name__)
 @in_turn
 def chat_completions() -> Response:
     """Chat, whole or streamed."""
-    body = parse(ChatSchema())
+    body = parse(ChatSchema)
     spec, adapter = _find(body["model"])
     return relay(services(), spec, "/v1/chat/completions", _with_defaults(body), adapter)
 

@@ -18,7 +18,7 @@ from store.keys import Principal
 from store.outcomes import Code, Failure
 from store.requests import RequestRecord
 from webapp import errors, generation
-from webapp.bodies import details_of
+from webapp.bodies import details_of, instance
 from webapp.errors import ApiError
 from webapp.generation import ClientGone, Following, ProcessStopping
 from webapp.outlet import STALL_SECONDS
@@ -160,7 +160,7 @@ class Call:
             after = last_event_id(request.resume_after)
             return record, lambda: generation.attach(self._own, record, after)
         try:
-            body = InferenceSchema().load(to_body(request))
+            body = instance(InferenceSchema).load(to_body(request))
         except ValidationError as error:
             raise errors.invalid(details_of(error)) from error
         remaining = self._context.time_remaining()

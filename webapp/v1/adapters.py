@@ -46,7 +46,7 @@ def delete(ref: str) -> Response:
 @admin_bp.post("/<name>/promote")
 def promote(name: str) -> Response:
     """Let a name mean a version."""
-    version = parse(PromoteSchema())["version"]
+    version = parse(PromoteSchema)["version"]
     if not services().adapters.promote(name, version):
         raise errors.adapter_not_found(f"{name}@{version}")
     return jsonify({"name": name, "version": version})

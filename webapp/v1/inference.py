@@ -30,7 +30,7 @@ bp = Blueprint("inference", __name__, url_prefix="/api/v1")
 def infer() -> Response:
     """Generate and answer with the whole text."""
     own = services()
-    admitted = admission.accept(own, parse(InferenceSchema()))
+    admitted = admission.accept(own, parse(InferenceSchema))
     record = admitted.record
     with logs.bind(**access.note(record)), admitted.follow(own) as following:
         texts: list[str] = []
@@ -63,7 +63,7 @@ def stream_with_metadata() -> Response:
 
 def _stream(with_metadata: bool) -> Response:
     own = services()
-    admitted = admission.accept(own, parse(InferenceSchema()), with_metadata)
+    admitted = admission.accept(own, parse(InferenceSchema), with_metadata)
     with ExitStack() as stack:
         stack.enter_context(logs.bind(**access.note(admitted.record)))
         following = stack.enter_context(admitted.follow(own))

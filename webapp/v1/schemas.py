@@ -4,7 +4,7 @@ from typing import Any
 
 from marshmallow import RAISE, Schema, fields, pre_load, validate
 
-from webapp.bodies import Number
+from webapp.bodies import Number, instance
 
 _SNAKE = {"trace_id": "traceId", "player_id": "playerId"}
 
@@ -45,7 +45,7 @@ class InferenceSchema(StrictSchema):
     modelId = fields.String(required=True, validate=validate.Length(min=1, max=64))
     prompt = fields.String(required=True, validate=validate.Length(min=1, error="The prompt must not be empty."))
     adapter = fields.String(validate=validate.Length(min=1, max=256))
-    generation = fields.Nested(GenerationSchema, load_default=lambda: GenerationSchema().load({}))
+    generation = fields.Nested(GenerationSchema, load_default=lambda: instance(GenerationSchema).load({}))
     metadata = fields.Nested(MetadataSchema, load_default=dict)
     priority = fields.Integer(strict=True, load_default=0, validate=validate.Range(min=0, max=9))
     workerHint = fields.String(load_default="", validate=validate.Length(max=128))

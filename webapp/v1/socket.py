@@ -38,7 +38,7 @@ from store.keys import Principal, Right
 from store.outcomes import Detail
 from store.requests import RequestRecord
 from webapp import auth, errors, generation
-from webapp.bodies import details_of
+from webapp.bodies import details_of, instance
 from webapp.errors import ApiError
 from webapp.generation import Following, ProcessStopping
 from webapp.services import Services, services
@@ -188,7 +188,7 @@ class Connection:
         self._require_room()
         request = message.get("request")
         try:
-            body = InferenceSchema().load(request if isinstance(request, dict) else {})
+            body = instance(InferenceSchema).load(request if isinstance(request, dict) else {})
         except ValidationError as error:
             raise errors.invalid(details_of(error, "request")) from error
         with_metadata = bool(body["metadata"])

@@ -33,7 +33,7 @@ _LOG_BYTES = 256 * 1024
 @bp.post("/start")
 def start() -> Response:
     """Check everything, write the job, then queue it."""
-    job = begin(services(), auth.principal().id, parse(TrainingSchema()))
+    job = begin(services(), auth.principal().id, parse(TrainingSchema))
     return jsonify(
         {
             "jobId": job.id,
