@@ -67,6 +67,8 @@ class Publisher:
         self.ttl = ttl
         self._dirty: dict[LogWriter, None] = {}
         self._wake = asyncio.Event()
+        #: Whether a batch is under way.
+        self._busy = False
         self._hashes: dict[str, str] = {}
 
     def writer(self, request_id: str, attempt: int = 1, lifetime: int = 0) -> LogWriter:
@@ -81,6 +83,12 @@ class Publisher:
         self._dirty[writer] = None
         self._wake.set()
 
+    def nudge(self, writer: LogWriter) -> None:
+        """As :meth:`wake`, for what need not leave at once: on a busy loop it goes along with what comes next."""
+        self._dirty[writer] = None
+        if not self._busy:
+            self._wake.set()
+
     async def run(self) -> None:
         """Send batches until cancelled."""
         while True:
@@ -88,6 +96,7 @@ class Publisher:
             self._wake.clear()
             writers, self._dirty = self._dirty, {}
             own = [writer for writer in writers if not writer.refused]
+            self._busy = True
             try:
                 await self._deliver(own)
             except Exception:
@@ -95,6 +104,8 @@ class Publisher:
                 log.exception("The token logs could not be written")
                 for writer in own:
                     writer.fail()
+            finally:
+                self._busy = False
 
     async def insist(self, call: Callable[[], Awaitable[T]]) -> T:
         """Make a call until Redis answers it; the caller's deadline bounds that."""

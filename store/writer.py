@@ -69,9 +69,10 @@ class LogWriter:
         self._publisher.wake(self)
 
     def head(self, data: dict[str, Any]) -> None:
-        """Add the head of an HTTP answer; it leaves with what comes next. Raises ``Superseded`` once refused."""
+        """Add the head of an HTTP answer; it waits for company while others write. Raises ``Superseded`` once refused."""
         self._check()
         self._add(Kind.HEAD, encode(data))
+        self._publisher.nudge(self)
 
     async def end(self, data: dict[str, Any]) -> None:
         """Write what is left and the terminal entry, and wait until Redis has it."""
