@@ -1,5 +1,9 @@
 """How gunicorn runs the front door. ``gunicorn wsgi:app`` reads this file by itself."""
 
+import gc
+
+import gunicorn.glogging
+
 import logs
 from settings import Settings
 from webapp.binding import addresses
@@ -20,9 +24,22 @@ logconfig_dict = logs.config(_settings.log_level)
 # Gunicorn's own lines too are JSON; its access log is off, the front door writes one itself.
 logconfig_dict["loggers"]["gunicorn.error"] = {"level": "INFO", "handlers": ["stderr"], "propagate": False}
 control_socket_disable = True
+
+
+class Logger(gunicorn.glogging.Logger):
+    """Gunicorn's logger without its access log, which it prepares for every request all the same."""
+
+    def access(self, resp, req, environ, request_time):
+        """Write nothing."""
+
+
+logger_class = Logger
 proc_name = "cy-llm-web"
 
 
 def post_worker_init(worker):
     """Let streams see that the process is being stopped, so that they end in a state to resume from."""
+    # What was made so far stays: the collector need not look through it again and again.
+    gc.collect()
+    gc.freeze()
     worker.wsgi.extensions["cy_llm"].lifecycle.alive = lambda: worker.alive

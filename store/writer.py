@@ -69,7 +69,7 @@ class LogWriter:
         self._publisher.wake(self)
 
     def head(self, data: dict[str, Any]) -> None:
-        """Add the head of an HTTP answer; it waits for company while others write. Raises ``Superseded`` once refused."""
+        """Add the head of an HTTP answer; it may wait for company. Raises ``Superseded`` once refused."""
         self._check()
         self._add(Kind.HEAD, encode(data))
         self._publisher.nudge(self)

@@ -5,6 +5,7 @@ SIGTERM Celery stops its steps in reverse order: consumer, pool (which waits for
 tasks), and only then the engine, because the pool is made to require it.
 """
 
+import gc
 import logging
 import os
 import time
@@ -80,6 +81,9 @@ class EngineStep(bootsteps.StartStopStep):
             raise WorkerShutdown(_EX_UNAVAILABLE) from error
         self._load_adapters(self._host)
         worker.app.host = self._host
+        # What was made while loading stays: the collector need not look through it again and again.
+        gc.collect()
+        gc.freeze()
         self._heartbeat.ready()
 
     def _load_adapters(self, host: EngineHost) -> None:
