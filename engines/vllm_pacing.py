@@ -43,8 +43,12 @@ class PacedCollector(RequestOutputCollector):
             self.ready.set()
 
     async def get(self) -> Any:
-        await self.ready.wait()
-        return super().get_nowait()
+        while True:
+            await self.ready.wait()
+            output = super().get_nowait()
+            if output is not None:
+                return output
+            self.ready.clear()
 
     def get_nowait(self) -> Any:
         return super().get_nowait() if self.ready.is_set() else None
@@ -79,7 +83,9 @@ class Pacer:
     def _beat(self) -> None:
         held, self._held = self._held, set()
         for collector in held:
-            collector.ready.set()
+            # It may have been let go before the beat, and fetched.
+            if collector.output is not None:
+                collector.ready.set()
 
 
 class PacedLLM(AsyncLLM):

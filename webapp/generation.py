@@ -61,6 +61,10 @@ def admit(services: Services, spec: ModelSpec, hint: str = "") -> Plan:
     fleet = services.presence.fleet()
     queue = client.queue_for(fleet, spec.id, hint)
     if queue is None:
+        # A worker may have become ready since the list was made.
+        fleet = services.presence.fleet(fresh=True)
+        queue = client.queue_for(fleet, spec.id, hint)
+    if queue is None:
         raise errors.model_not_ready(spec.id, loading=bool(fleet.loading(spec.id)))
     bound = spec.max_pending or services.settings.max_queue_size
     waiting = services.backlog.pending(queue, bound)
