@@ -1,8 +1,10 @@
 """The whole system as real processes: Redis, a database, gunicorn, Celery workers."""
 
 import contextlib
+import itertools
 import json
 import os
+import secrets
 import signal
 import socket
 import subprocess
@@ -26,10 +28,23 @@ KEY = "test-key"
 GATEWAY_TOKEN = "test-gateway-token"
 
 
+#: Ports that the kernel gives to nobody by itself (its own begin at 32768), a slice for each process of tests: what
+#: was free stays free until the process that it is meant for has started.
+_SLICE = 2500
+_slice_begins = 12_000 + _SLICE * (int(os.environ.get("PYTEST_XDIST_WORKER", "gw0")[2:]) % 8)
+_ports = itertools.cycle(range(_slice_begins, _slice_begins + _SLICE))
+for _ in range(secrets.randbelow(_SLICE)):
+    next(_ports)
+
+
 def free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
+    """Return a port that nothing listens on, another one at each call."""
+    for _ in range(_SLICE):
+        port = next(_ports)
+        with socket.socket() as probe, contextlib.suppress(OSError):
+            probe.bind(("127.0.0.1", port))
+            return port
+    raise AssertionError("no port is free")
 
 
 @dataclass

@@ -4,6 +4,7 @@ import base64
 import json
 import os
 import signal
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 
@@ -12,6 +13,7 @@ import pytest
 
 from store.requests import RequestRecord
 from tasks import client as queue
+from tasks.messages import generate_message
 from tasks.names import TASK_GENERATE
 from tests.integration.test_native_api import expected_text
 from tests.sse import Event, events, text_of
@@ -159,6 +161,20 @@ def decoded(message: bytes) -> bytes:
         return message + base64.b64decode(json.loads(message)["body"])
     except (ValueError, KeyError, TypeError):
         return message
+
+
+def test_a_message_that_was_sent_twice_runs_once(own_stack: Stack) -> None:
+    """A front door whose connection broke under the answer of its LPUSH repeats it."""
+    worker = own_stack.start_worker("w", ["--models", "slow"])
+    own_stack.start_web()
+    with streaming(own_stack, "slow", 30) as stream:
+        found = [next(stream), next(stream)]
+        request_id = next(event.json()["id"] for event in found if event.data)
+        key, message = generate_message(request_id, "slow", 1, "gpu-infer.slow", 0, time.time() + 60)
+        own_stack.client.lpush(key, message)
+        until(lambda: "running here already" in worker.log.read_text(), 10, "the second one is noticed")
+        found += list(stream)
+    assert text_of(found) == expected_text("p", 30)
 
 
 def test_record_does_not_show_its_prompt_when_logged() -> None:
