@@ -116,6 +116,8 @@ class Follower:
         return bool(self._waiting) or self._must_read or self._interrupted
 
     def _read_log(self) -> list[Entry]:
+        # A subscription that is confirmed behind this look must be looked behind too.
+        self._begun = True
         self._look_again = time.monotonic() + _RECHECK_SECONDS
         try:
             found = streams.read(self._client, self.request_id, self.position, count=MAX_WAITING)

@@ -1,6 +1,6 @@
 """How a ``gpu-infer`` worker runs its messages: on the engine's loop, with no thread for each.
 
-Celery's own way (pool thread, tracer, two hand-overs) costs some 3 ms of CPU a request. A task
+Celery's own way (pool thread, tracer, two hand-overs) costs more than 1 ms of CPU a request. A task
 whose ``Strategy`` is :func:`on_the_loop` has a coroutine for a body; Celery still counts it
 against ``-c``, lists it in ``inspect active``, refuses it when it is revoked or has expired, and
 sends its events.

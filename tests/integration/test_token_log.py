@@ -208,6 +208,18 @@ def test_silence_is_told(hub: Hub) -> None:
         assert next(entries) is None
 
 
+def test_a_subscription_confirmed_after_the_first_look_is_looked_behind(redis_client: redis.Redis, hub: Hub) -> None:
+    # Not entered: it hears nothing, as before its subscription counts.
+    follower = hub.follow("r", begun=False)
+    entries = follower.entries(idle=0.4)
+    assert next(entries) is None
+    streams.end(redis_client, "r", TTL, FINISHED)
+    follower.subscribed()
+    entry = next(entries)
+    assert entry is not None
+    assert entry.terminal
+
+
 def test_many_followers_share_one_subscription(redis_server: RedisServer, redis_client: redis.Redis, hub: Hub) -> None:
     with hub.follow("a"), hub.follow("a"), hub.follow("b"):
         channel = names.log_channel("a")
