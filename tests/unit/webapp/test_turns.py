@@ -1,6 +1,7 @@
 """Requests are taken in one after the other, and nobody waits for a turn for ever."""
 
 import threading
+import time
 
 import pytest
 
@@ -8,30 +9,45 @@ from tests.waiting import until
 from webapp import turns
 
 
-def test_one_walks_at_a_time_until_its_turn_is_over() -> None:
-    entered: list[int] = []
-    go_on, end = threading.Event(), threading.Event()
+def test_one_walks_at_a_time(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(turns, "PATIENCE_SECONDS", 20.0)
+    together = threading.Barrier(8)
+    inside: list[int] = []
+    most: list[int] = []
 
     @turns.in_turn
     def walk(number: int) -> None:
-        entered.append(number)
-        if number == 0:
-            go_on.wait(10)
-            turns.over()
-            # Waiting for an answer, not in turn any more.
-            end.wait(10)
+        inside.append(number)
+        most.append(len(inside))
+        time.sleep(0.01)
+        inside.remove(number)
 
-    first = threading.Thread(target=walk, args=(0,))
+    def come(number: int) -> None:
+        together.wait(10)
+        walk(number)
+
+    threads = [threading.Thread(target=come, args=(number,)) for number in range(8)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join(20)
+    assert most == [1] * 8
+
+
+def test_the_next_one_walks_while_the_first_waits_for_its_answer(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(turns, "PATIENCE_SECONDS", 20.0)
+    answer = threading.Event()
+
+    @turns.in_turn
+    def ask() -> bool:
+        turns.over()
+        return answer.wait(10)
+
+    first = threading.Thread(target=ask)
     first.start()
-    until(lambda: entered == [0], 5, "the first one walks")
-    second = threading.Thread(target=walk, args=(1,))
-    second.start()
-    go_on.set()
-    until(lambda: entered == [0, 1], 5, "the second one follows before the first has ended")
-    assert first.is_alive()
-    end.set()
+    turns.in_turn(answer.set)()
     first.join(5)
-    second.join(5)
+    assert not first.is_alive()
 
 
 def test_who_has_waited_long_enough_goes_on(monkeypatch: pytest.MonkeyPatch) -> None:
