@@ -1,7 +1,7 @@
 """Celery's configuration. ``docs/architecture.md`` gives the reasons at length."""
 
 from settings import Settings
-from tasks.names import PRIORITY_STEPS
+from tasks.broker.names import PRIORITY_STEPS
 
 _settings = Settings.from_env()
 
@@ -33,9 +33,9 @@ task_ignore_result = True
 task_acks_late = False
 worker_disable_prefetch = True
 
-# A request that names no priority has the lowest; see ``tasks.client``.
+# A request that names no priority has the lowest; see ``tasks.broker.submit``.
 task_default_priority = 9
-include = ["tasks.inference", "tasks.training"]
+include = ["tasks.worker.inference.task", "tasks.worker.training.task", "tasks.worker.background.task"]
 task_default_queue = "gpu-infer"
 # Nothing is sent until somebody watches: Flower switches the events on when it starts, and
 # again every few seconds. With them a request costs a worker about 1 ms of CPU more.

@@ -2,11 +2,12 @@
 
 import gc
 
-import gunicorn.glogging
-
 import logs
+from child_process import die_with_parent
+from services.bind_address import addresses
 from settings import Settings
-from webapp.binding import addresses
+from webapp.gunicorn.internals import QuietLogger, is_stopping
+from webapp.http.current import services_of
 
 _settings = Settings.from_env()
 
@@ -24,17 +25,13 @@ logconfig_dict = logs.config(_settings.log_level)
 # Gunicorn's own lines too are JSON; its access log is off, the front door writes one itself.
 logconfig_dict["loggers"]["gunicorn.error"] = {"level": "INFO", "handlers": ["stderr"], "propagate": False}
 control_socket_disable = True
-
-
-class Logger(gunicorn.glogging.Logger):
-    """Gunicorn's logger without its access log, which it prepares for every request all the same."""
-
-    def access(self, resp, req, environ, request_time):
-        """Write nothing."""
-
-
-logger_class = Logger
+logger_class = QuietLogger
 proc_name = "cy-llm-web"
+
+
+def post_fork(server, worker):
+    """A worker whose arbiter was killed would go on listening, beside the one that is started in its place."""
+    die_with_parent(parent=server.pid)
 
 
 def post_worker_init(worker):
@@ -42,4 +39,4 @@ def post_worker_init(worker):
     # What was made so far stays: the collector need not look through it again and again.
     gc.collect()
     gc.freeze()
-    worker.wsgi.extensions["cy_llm"].lifecycle.alive = lambda: worker.alive
+    services_of(worker.wsgi).lifecycle.is_stopping = is_stopping(worker)

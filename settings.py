@@ -1,11 +1,13 @@
-"""Every environment variable the system reads, typed, in one place.
+"""Every environment variable the system reads, typed and described, in one place.
 
-Nothing else reads ``os.environ``. ``Settings.from_env()`` is called once per process,
-at its entry point, and handed down. An unreadable value raises
-``environs.EnvValidationError``, which names the variable.
+Nothing else reads ``os.environ``. ``Settings.from_env()`` is called once per process, at its entry
+point, and handed down. An unreadable value raises ``environs.EnvValidationError``, which names the
+variable. ``docs/configuration.md`` is generated from the descriptions here.
 """
 
-from dataclasses import dataclass, field
+import os
+from collections.abc import Callable
+from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import Any
 
@@ -13,120 +15,205 @@ from environs import Env, validate
 
 ROOT = Path(__file__).resolve().parent
 
+_LEVELS = ("DEBUG", "INFO", "WARNING", "ERROR")
+#: What a child process that needs no configuration still needs of the environment.
+_CHILD_VARIABLES = ("PATH", "HOME", "LANG", "LC_ALL", "LD_LIBRARY_PATH", "TMPDIR")
 
-_LEVELS = validate.OneOf(["DEBUG", "INFO", "WARNING", "ERROR"])
+Reader = Callable[[Env, str, Any], Any]
+
+
+def _text(env: Env, name: str, default: Any) -> str:
+    return env.str(name, default)
+
+
+def _int(env: Env, name: str, default: Any) -> int:
+    return env.int(name, default)
+
+
+def _float(env: Env, name: str, default: Any) -> float:
+    return env.float(name, default)
+
+
+def _level(env: Env, name: str, default: Any) -> str:
+    return env.str(name, default, validate=validate.OneOf(_LEVELS))
+
+
+def _words(env: Env, name: str, default: Any) -> tuple[str, ...]:
+    return tuple(env.list(name, list(default)))
+
+
+def _path(env: Env, name: str, default: Any) -> Path:
+    return env.path(name, default).expanduser().resolve()
+
+
+def _optional_path(env: Env, name: str, default: Any) -> Path | None:
+    text = env.str(name, "")
+    return Path(text).expanduser().resolve() if text else default
+
+
+def _paths(env: Env, name: str, default: Any) -> tuple[Path, ...]:
+    """Several paths with ':' between them, as in PATH."""
+    found = [Path(part) for part in env.str(name, "").split(":") if part] or default
+    return tuple(path.expanduser().resolve() for path in found)
+
+
+def _var(name: str, default: Any, read: Reader, doc: str, *, secret: bool = False, shown: str = "") -> Any:
+    """A field read from the variable ``name``. ``shown`` is the default's words, where its value says little."""
+    metadata = {"variable": name, "read": read, "doc": doc, "shown": shown}
+    return field(default=default, repr=not secret, metadata=metadata)
 
 
 @dataclass(frozen=True)
 class Settings:
     """The configuration of one process. Times are in seconds, sizes in bytes."""
 
-    #: ``redis://``, ``rediss://`` or ``unix://`` address shared by every process.
-    redis_url: str = "redis://127.0.0.1:6379/0"
-    #: SQLAlchemy address.
-    database_url: str = f"sqlite:///{ROOT / 'var' / 'cy-llm.db'}"
-    #: Folder of what this machine keeps: the private Redis, SQLite, logs, the key that was made.
-    var: Path = ROOT / "var"
-    #: The model file; see ``engines.registry``.
-    config_path: Path = ROOT / "config.json"
-    #: Folder that the ``adapter`` of a request is looked up in.
-    adapters_root: Path = ROOT / "adapters"
+    redis_url: str = _var(
+        "REDIS_URL",
+        "redis://127.0.0.1:6379/0",
+        _text,
+        "`redis://`, `rediss://` or `unix://` address that every "
+        "process shares; `bin/serve` starts a private Redis under `var/` where it is unset",
+    )
+    database_url: str = _var(
+        "DATABASE_URL",
+        f"sqlite:///{ROOT / 'var' / 'cy-llm.db'}",
+        _text,
+        "SQLAlchemy address of SQLite or PostgreSQL",
+        shown="`sqlite:///` in `CY_LLM_VAR`",
+    )
+    var: Path = _var(
+        "CY_LLM_VAR",
+        ROOT / "var",
+        _path,
+        "folder of what this machine keeps: the private Redis, SQLite, logs, the key that was made",
+        shown="`var`",
+    )
+    config_path: Path = _var("CY_LLM_CONFIG", ROOT / "config.json", _path, "the model file", shown="`config.json`")
+    adapters_root: Path = _var(
+        "CY_LLM_ADAPTERS_ROOT",
+        ROOT / "adapters",
+        _path,
+        "trained adapters, and where a request's `adapter` is looked up",
+        shown="`adapters`",
+    )
+    data_roots: tuple[Path, ...] = _var(
+        "CY_LLM_DATA_ROOTS",
+        (ROOT / "var" / "data", ROOT / "demo"),
+        _paths,
+        "folders that a `datasetPath` may lie in, with `:` between them",
+        shown="`var/data:demo`",
+    )
+    outputs_root: Path = _var(
+        "CY_LLM_OUTPUTS_ROOT",
+        ROOT / "var" / "outputs",
+        _path,
+        "the folder that an `outputDir` lies in",
+        shown="`var/outputs`",
+    )
+    trainable_models: tuple[str, ...] = _var(
+        "CY_LLM_TRAINABLE_MODELS",
+        (),
+        _words,
+        "base models that may be trained beside those of the model file: folders "
+        "or hub names, with commas between them",
+    )
+    train_processes: int = _var(
+        "CY_LLM_TRAIN_PROCESSES", 1, _int, "processes of one training (`accelerate launch`), usually one for each GPU"
+    )
+    max_restarts: int = _var(
+        "CY_LLM_MAX_RESTARTS",
+        5,
+        _int,
+        "how often a training is started again after its trainer or worker was lost, unless the job says",
+    )
+    dataset_max_bytes: int = _var("CY_LLM_DATASET_MAX_BYTES", 2**30, _int, "largest data set file")
+    dataset_max_rows: int = _var("CY_LLM_DATASET_MAX_ROWS", 1_000_000, _int, "most rows of a data set")
+    dataset_check_seconds: float = _var(
+        "CY_LLM_DATASET_CHECK_SECONDS",
+        60.0,
+        _float,
+        "how long the check of a data set may take, before a job is queued",
+    )
+    dataset_check_memory_bytes: int = _var(
+        "CY_LLM_DATASET_CHECK_MEMORY_BYTES", 4 * 2**30, _int, "address space that such a check may use"
+    )
 
-    #: Folders that a client's ``datasetPath`` may lie in, and the one that ``outputDir`` lies in.
-    data_roots: tuple[Path, ...] = (ROOT / "var" / "data", ROOT / "demo")
-    outputs_root: Path = ROOT / "var" / "outputs"
-    #: Base models that may be trained beside those of the model file: folders or hub names.
-    trainable_models: tuple[str, ...] = ()
-    #: Processes of one training (``accelerate launch``), usually one for each GPU.
-    train_processes: int = 1
-    #: How often a training is started again after its trainer or worker was lost, unless the job says.
-    max_restarts: int = 5
+    api_key: str = _var(
+        "CY_LLM_API_KEY", "", _text, "a key with every scope; `bin/serve` makes one where it is unset", secret=True
+    )
+    gateway_api_token: str = _var("GATEWAY_API_TOKEN", "", _text, "a token for `/v1` alone", secret=True)
+    internal_token: str = _var(
+        "CY_LLM_INTERNAL_TOKEN", "", _text, "a token with every scope, as older gRPC clients send it", secret=True
+    )
 
-    #: A key with every right, given by the environment.
-    api_key: str = field(default="", repr=False)
-    #: A token for the OpenAI-compatible API alone.
-    gateway_api_token: str = field(default="", repr=False)
+    host: str = _var(
+        "CY_LLM_HOST",
+        "",
+        _text,
+        "address that all ports are bound to",
+        shown="all addresses; loopback while no key exists",
+    )
+    port: int = _var("CY_LLM_PORT", 8080, _int, "port of the native API")
+    openai_port: int = _var("CY_LLM_OPENAI_PORT", 8000, _int, "port of the OpenAI-compatible API")
+    grpc_port: int = _var("CY_LLM_GRPC_PORT", 50051, _int, "port of gRPC")
+    grpc_threads: int = _var("CY_LLM_GRPC_THREADS", 512, _int, "calls that the gRPC process answers at once")
+    grpc_tls_cert: Path | None = _var(
+        "CY_LLM_GRPC_TLS_CERT", None, _optional_path, "certificate of the gRPC port (PEM); together with the key"
+    )
+    grpc_tls_key: Path | None = _var("CY_LLM_GRPC_TLS_KEY", None, _optional_path, "its private key (PEM)")
+    grpc_tls_client_ca: Path | None = _var(
+        "CY_LLM_GRPC_TLS_CLIENT_CA",
+        None,
+        _optional_path,
+        "authority of the clients' certificates (PEM); makes TLS mutual",
+    )
+    web_workers: int = _var("CY_LLM_WEB_WORKERS", 1, _int, "gunicorn processes")
+    web_threads: int = _var(
+        "CY_LLM_WEB_THREADS",
+        512,
+        _int,
+        "requests that one gunicorn process answers at once; a stream holds one of them to its end",
+    )
+    max_body_bytes: int = _var("CY_LLM_MAX_BODY_BYTES", 2 * 1024 * 1024, _int, "largest request body")
 
-    #: A token with every right, for callers inside the deployment (gRPC clients of old have it).
-    internal_token: str = field(default="", repr=False)
-
-    #: Address both ports are bound to; empty means all, or loopback while no key exists.
-    host: str = ""
-    port: int = 8080
-    openai_port: int = 8000
-    grpc_port: int = 50051
-    #: Calls that the gRPC process answers at once.
-    grpc_threads: int = 512
-    #: TLS of the gRPC port: certificate and key (PEM), and for mutual TLS the authority of the clients' certificates.
-    grpc_tls_cert: Path | None = None
-    grpc_tls_key: Path | None = None
-    grpc_tls_client_ca: Path | None = None
-    web_workers: int = 1
-    #: Requests that one web process answers at once; a stream holds one of them to its end.
-    web_threads: int = 512
-    max_body_bytes: int = 2 * 1024 * 1024
-
-    #: Engine that replaces the configured one of every model; empty leaves them.
-    engine: str = ""
-    #: A request that has not ended by then ends with an error.
-    request_timeout: float = 600.0
-    #: A stream that is still silent after this long sends a comment line.
-    keepalive: float = 8.0
-    #: How long a finished stream can be read.
-    stream_ttl: int = 600
-    #: Requests that may wait in a queue before new ones are refused.
-    max_queue_size: int = 1000
-    #: What one API key may send a minute, and have running at once; 0 is no limit.
-    requests_per_minute: int = 0
-    streams_per_key: int = 0
-    #: How long a worker that was told to stop lets running generations finish.
-    drain: float = 30.0
-    log_level: str = "INFO"
+    engine: str = _var(
+        "CY_LLM_ENGINE", "", _text, "replaces every model's engine: `cuda-vllm-async`, `cuda-vllm` or `fake`"
+    )
+    request_timeout: float = _var(
+        "CY_LLM_REQUEST_TIMEOUT_SECONDS", 600.0, _float, "a request that has not ended by then ends with an error"
+    )
+    keepalive: float = _var(
+        "CY_LLM_KEEPALIVE_SECONDS", 8.0, _float, "a stream that is still silent after this long sends a comment line"
+    )
+    stream_ttl: int = _var("CY_LLM_STREAM_TTL_SECONDS", 600, _int, "how long a finished stream can be read")
+    max_queue_size: int = _var(
+        "CY_LLM_MAX_QUEUE_SIZE", 1000, _int, "requests that may wait in a queue before new ones are refused"
+    )
+    requests_per_minute: int = _var(
+        "CY_LLM_REQUESTS_PER_MINUTE", 0, _int, "what one API key may send a minute", shown="`0` (no limit)"
+    )
+    streams_per_key: int = _var(
+        "CY_LLM_STREAMS_PER_KEY", 0, _int, "what one API key may have running at once", shown="`0` (no limit)"
+    )
+    drain: float = _var(
+        "CY_LLM_DRAIN_SECONDS",
+        30.0,
+        _float,
+        "how long a worker that was told to stop lets running generations finish",
+        shown="`30` (`bin/serve`: `10`)",
+    )
+    log_level: str = _var("CY_LLM_LOG_LEVEL", "INFO", _level, "`DEBUG`, `INFO`, `WARNING` or `ERROR`")
 
     @classmethod
     def from_env(cls) -> "Settings":
         """Read the environment; unset variables take the defaults above."""
         env = Env()
-        own = cls()
-        with env.prefixed("CY_LLM_"):
-            values: dict[str, Any] = {
-                "var": _path(env, "VAR", own.var),
-                "config_path": _path(env, "CONFIG", own.config_path),
-                "adapters_root": _path(env, "ADAPTERS_ROOT", own.adapters_root),
-                "data_roots": _paths(env, "DATA_ROOTS", own.data_roots),
-                "outputs_root": _path(env, "OUTPUTS_ROOT", own.outputs_root),
-                "trainable_models": tuple(env.list("TRAINABLE_MODELS", list(own.trainable_models))),
-                "train_processes": env.int("TRAIN_PROCESSES", own.train_processes),
-                "max_restarts": env.int("MAX_RESTARTS", own.max_restarts),
-                "api_key": env.str("API_KEY", own.api_key),
-                "host": env.str("HOST", own.host),
-                "port": env.int("PORT", own.port),
-                "openai_port": env.int("OPENAI_PORT", own.openai_port),
-                "grpc_port": env.int("GRPC_PORT", own.grpc_port),
-                "grpc_threads": env.int("GRPC_THREADS", own.grpc_threads),
-                "grpc_tls_cert": _optional_path(env, "GRPC_TLS_CERT"),
-                "grpc_tls_key": _optional_path(env, "GRPC_TLS_KEY"),
-                "grpc_tls_client_ca": _optional_path(env, "GRPC_TLS_CLIENT_CA"),
-                "internal_token": env.str("INTERNAL_TOKEN", own.internal_token),
-                "web_workers": env.int("WEB_WORKERS", own.web_workers),
-                "web_threads": env.int("WEB_THREADS", own.web_threads),
-                "max_body_bytes": env.int("MAX_BODY_BYTES", own.max_body_bytes),
-                "engine": env.str("ENGINE", own.engine),
-                "request_timeout": env.float("REQUEST_TIMEOUT_SECONDS", own.request_timeout),
-                "keepalive": env.float("KEEPALIVE_SECONDS", own.keepalive),
-                "stream_ttl": env.int("STREAM_TTL_SECONDS", own.stream_ttl),
-                "max_queue_size": env.int("MAX_QUEUE_SIZE", own.max_queue_size),
-                "requests_per_minute": env.int("REQUESTS_PER_MINUTE", own.requests_per_minute),
-                "streams_per_key": env.int("STREAMS_PER_KEY", own.streams_per_key),
-                "drain": env.float("DRAIN_SECONDS", own.drain),
-                "log_level": env.str("LOG_LEVEL", own.log_level, validate=_LEVELS),
-            }
-        return cls(
-            redis_url=env.str("REDIS_URL", own.redis_url),
-            database_url=env.str("DATABASE_URL", f"sqlite:///{values['var'] / 'cy-llm.db'}"),
-            gateway_api_token=env.str("GATEWAY_API_TOKEN", own.gateway_api_token),
-            **values,
-        )
+        values: dict[str, Any] = {}
+        for each in fields(cls):
+            values[each.name] = each.metadata["read"](env, each.metadata["variable"], each.default)
+        if "DATABASE_URL" not in os.environ:
+            values["database_url"] = f"sqlite:///{values['var'] / 'cy-llm.db'}"
+        return cls(**values)
 
     @property
     def broker_url(self) -> str:
@@ -134,17 +221,7 @@ class Settings:
         return self.redis_url.replace("unix://", "redis+socket://", 1)
 
 
-def _paths(env: Env, name: str, default: tuple[Path, ...]) -> tuple[Path, ...]:
-    """Several paths with ':' between them, as in PATH."""
-    text = env.str(name, "")
-    found = [Path(part) for part in text.split(":") if part] or default
-    return tuple(path.expanduser().resolve() for path in found)
-
-
-def _optional_path(env: Env, name: str) -> Path | None:
-    text = env.str(name, "")
-    return Path(text).expanduser().resolve() if text else None
-
-
-def _path(env: Env, name: str, default: Path) -> Path:
-    return env.path(name, default).expanduser().resolve()
+def child_environment() -> dict[str, str]:
+    """Return the environment of a child process that is told all it needs: no key, no address."""
+    kept = {name: os.environ[name] for name in _CHILD_VARIABLES if name in os.environ}
+    return {**kept, "PYTHONPATH": str(ROOT)}

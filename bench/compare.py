@@ -26,12 +26,12 @@ import httpx
 
 from bench.streams import cpu, workers_of
 from settings import ROOT
-from tests.stack import KEY, Stack, free_port
-from tests.waiting import until
+from testing.stack import KEY, Stack, free_port
+from testing.waiting import until
 
 MODEL = ROOT / "models" / "demo"
 #: Tokens in and out: the cost of a request, and the cost of a token.
-SHAPES = ((64, 64), (128, 256))
+FORMATS = ((64, 64), (128, 256))
 CONCURRENCIES = (1, 16, 64, 256)
 ENGINE = {"max_model_len": 2048, "kv_cache_memory_bytes": 2**29, "enforce_eager": True, "max_num_seqs": 256}
 
@@ -55,15 +55,14 @@ class BareServe:
 
     def __init__(self, folder: Path) -> None:
         self.port = free_port()
-        from engines.registry import ModelSpec
-        from engines.vllm_cpu import executor_backend, prepare_cpu
+        from engines.vllm.cpu import prepare_cpu
+        from engines.vllm.internals import ONE_PROCESS_EXECUTOR
 
         prepare_cpu()
         arguments = ["--model", str(MODEL), "--served-model-name", "demo", "--port", str(self.port)]
         for name, value in ENGINE.items():
             arguments += [f"--{name.replace('_', '-')}"] + ([] if value is True else [str(value)])
-        if backend := executor_backend(ModelSpec("demo", str(MODEL))):
-            arguments += ["--distributed-executor-backend", backend]
+        arguments += ["--distributed-executor-backend", ONE_PROCESS_EXECUTOR]
         arguments += ["--generation-config", "vllm", "--disable-uvicorn-access-log"]
         self._log = folder / "vllm-serve.log"
         with self._log.open("wb") as output:
@@ -142,7 +141,7 @@ def drive(system: System, shape: tuple[int, int], concurrency: int, seed: int) -
 
 def compare(bare: System, own: System, rounds: int, concurrencies: tuple[int, ...]) -> list[dict[str, Any]]:
     rows = []
-    for shape in SHAPES:
+    for shape in FORMATS:
         for concurrency in concurrencies:
             for system in (bare, own):
                 system.results = []

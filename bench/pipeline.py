@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import Any
 
 from bench.streams import cpu, follow, rss, workers_of
-from tests.stack import Process, Stack
+from testing.stack import Process, Stack
 
 FREE = ((1, 64), (1, 4096), (16, 64), (16, 4096), (64, 64), (64, 4096), (256, 64), (256, 1024))
 #: The paced engine gives every stream this many tokens a second.

@@ -14,8 +14,8 @@ import time
 from pathlib import Path
 
 from bench.streams import rss, workers_of
-from tests.stack import KEY, Stack
-from tests.waiting import until
+from testing.stack import KEY, Stack
+from testing.waiting import until
 
 #: Small, so that the server's side fills soon. Bytes.
 _RECEIVE_BUFFER = 4096

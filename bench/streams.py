@@ -15,7 +15,7 @@ import time
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from tests.stack import KEY, Process, Stack
+from testing.stack import KEY, Process, Stack
 
 TOKENS_PER_SECOND = 10.0
 

@@ -10,8 +10,8 @@ from engines.types import Chunk, EngineInfo, GenerateRequest, HttpCall, HttpStar
 
 #: Engine name -> ``module:class``. Looked up late, so that naming one imports no vLLM.
 ENGINES = {
-    "cuda-vllm-async": "engines.vllm_async:VllmAsyncEngine",
-    "cuda-vllm": "engines.vllm_sync:VllmSyncEngine",
+    "cuda-vllm-async": "engines.vllm.async_engine:VllmAsyncEngine",
+    "cuda-vllm": "engines.vllm.sync_engine:VllmSyncEngine",
     "fake": "engines.fake:FakeEngine",
 }
 DEFAULT_ENGINE = "cuda-vllm-async"

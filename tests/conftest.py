@@ -10,10 +10,10 @@ import redis
 from sqlalchemy import text
 
 from launcher.redis_server import RedisServer, RedisServerError, find_server
-from store import db
-from store.redis import connect
-from tests import postgres
-from tests.stack import Stack
+from store.redis.client import connect
+from store.sql import db
+from testing import postgres
+from testing.stack import Stack
 
 #: Models of the fake engine, by what tests need of them.
 FAKE_MODELS = {

@@ -1,37 +1,40 @@
-"""The front door. Only here is Flask known."""
+"""The faces. They parse, call one service, and render; no policy, no Redis, no SQL."""
 
 from flask import Flask
 
+from services.container import Services
 from settings import Settings
-from store.keys import Right
-from webapp import access, handlers
-from webapp.auth import Guard
+from store.sql.api_keys import Scope
+from webapp.http import access_log, current
+from webapp.http.authentication import BlueprintGuard
+from webapp.http.error_handlers import ErrorHandlers
+from webapp.openai import error_body as openai_error
 from webapp.openai import views as openai
-from webapp.services import Services
-from webapp.v1 import adapters, health, inference, models, requests, socket, training
+from webapp.v1 import adapters, health, inference, models, requests, training, websocket
+from webapp.v1 import error_body as native_error
 
 
 def create_app(settings: Settings) -> Flask:
-    """Return the application: every blueprint, and who may use it."""
+    """Return the HTTP application: every blueprint, and the scope that it needs."""
     app = Flask(__name__, static_folder=None)
     app.config["MAX_CONTENT_LENGTH"] = settings.max_body_bytes
     app.json.sort_keys = False  # type: ignore[attr-defined]
     app.json.ensure_ascii = False  # type: ignore[attr-defined]
-    Services.create(settings).install(app)
-    access.register(app)
-    handlers.register(app)
+    current.install(app, Services.create(settings))
+    access_log.register(app)
+    ErrorHandlers(app, {"/v1/": openai_error.error_body}, default=native_error.error_body)
 
-    guard = Guard(app)
-    guard.register(inference.bp, Right.INFERENCE)
-    guard.register(requests.bp, Right.INFERENCE)
-    guard.register(models.bp, Right.INFERENCE)
-    guard.register(health.bp, Right.INFERENCE)
-    guard.register(adapters.bp, Right.INFERENCE)
-    guard.register(adapters.admin_bp, Right.TRAINING)
-    guard.register(training.bp, Right.TRAINING)
-    guard.register(openai.bp, Right.OPENAI)
+    guard = BlueprintGuard(app)
+    guard.register(inference.bp, Scope.INFERENCE)
+    guard.register(requests.bp, Scope.INFERENCE)
+    guard.register(models.bp, Scope.INFERENCE)
+    guard.register(health.bp, Scope.INFERENCE)
+    guard.register(adapters.bp, Scope.INFERENCE)
+    guard.register(adapters.admin_bp, Scope.TRAINING)
+    guard.register(training.bp, Scope.TRAINING)
+    guard.register(openai.bp, Scope.OPENAI)
     guard.register_public(openai.health_bp)
     # A browser cannot send a key in a header: the socket asks for it in its first frame.
     app.config["SOCK_SERVER_OPTIONS"] = {"ping_interval": 25, "max_message_size": settings.max_body_bytes}
-    guard.register_socket(socket.sock)
+    guard.register_socket(websocket.sock)
     return app

@@ -11,9 +11,9 @@ from pathlib import Path
 
 from bench.faults import training
 from bench.faults.client import Outcome
+from bench.faults.kinds import FAULTS, Fault, Fleet
 from bench.faults.rounds import MODELS, run_round
-from bench.faults.rows import ROWS, Fleet, Row
-from tests.stack import Stack
+from testing.stack import Stack
 
 
 @dataclass
@@ -49,7 +49,7 @@ def main() -> int:
     parser.add_argument("--streams", type=int, default=32)
     parser.add_argument("--row", action="append", default=[], help="only rows whose name holds this word")
     arguments = parser.parse_args()
-    rows = [row for row in ROWS if not arguments.row or any(word in row.name for word in arguments.row)]
+    rows = [row for row in FAULTS if not arguments.row or any(word in row.name for word in arguments.row)]
 
     with tempfile.TemporaryDirectory(prefix="cy-llm-faults-") as folder:
         stack = Stack(Path(folder), MODELS, env={"CY_LLM_WEB_THREADS": "128"})
@@ -58,7 +58,7 @@ def main() -> int:
             fleet = Fleet(stack, ["--models", "demo"])
             fleet.fill()
             # What each client should get: the undisturbed run, twice, to see that it is stable.
-            expected = [outcome.text for outcome in run_round(fleet, ROWS[0], arguments.streams, random.Random(0))]
+            expected = [outcome.text for outcome in run_round(fleet, FAULTS[0], arguments.streams, random.Random(0))]
             return print_matrix(fleet, rows, arguments.rounds, expected)
         except AssertionError:
             for process in stack.processes:
@@ -71,7 +71,7 @@ def main() -> int:
             stack.close()
 
 
-def print_matrix(fleet: Fleet, rows: list[Row], rounds: int, expected: list[str]) -> int:
+def print_matrix(fleet: Fleet, rows: list[Fault], rounds: int, expected: list[str]) -> int:
     machine = f"{platform.machine()}, {os.cpu_count()} cores, Python {platform.python_version()}"
     print(f"{machine}; {rounds} rounds of {len(expected)} streams, real vLLM, two workers\n")
     print("| fault | streams | completed | text exact | doubled | lost | resumed | longest pause |")

@@ -6,8 +6,8 @@ from typing import Any
 
 import httpx
 
-from tests.sse import Event, events
-from tests.stack import Stack
+from testing.sse import Event, events
+from testing.stack import Stack
 
 #: A client gives up after this long. Seconds.
 PATIENCE_SECONDS = 120.0
@@ -44,7 +44,7 @@ class Client:
         self._body = body
         self._id = ""
         self._last = ""
-        self._heard = 0.0
+        self._last_chunk_at = 0.0
         self.outcome = Outcome()
 
     def run(self) -> Outcome:
@@ -90,6 +90,6 @@ class Client:
                 self.outcome.text += choice["text"]
                 self.outcome.offsets.append(choice["offset"])
             now = time.monotonic()
-            if self._heard:
-                self.outcome.longest_pause = max(self.outcome.longest_pause, now - self._heard)
-            self._heard = now
+            if self._last_chunk_at:
+                self.outcome.longest_pause = max(self.outcome.longest_pause, now - self._last_chunk_at)
+            self._last_chunk_at = now

@@ -5,9 +5,9 @@ import threading
 from typing import Any
 
 from bench.faults.client import Client, Outcome
-from bench.faults.rows import Fleet, Row
+from bench.faults.kinds import Fault, Fleet
 from settings import ROOT
-from tests.waiting import until
+from testing.waiting import until
 
 MODELS = {
     "demo": {
@@ -38,7 +38,7 @@ def bodies(streams: int) -> list[dict[str, Any]]:
     ]
 
 
-def run_round(fleet: Fleet, row: Row, streams: int, rng: random.Random, mend: bool = True) -> list[Outcome]:
+def run_round(fleet: Fleet, row: Fault, streams: int, rng: random.Random, restore: bool = True) -> list[Outcome]:
     """Run the streams, strike at a random moment, wait for all ends, mend."""
     clients = [Client(fleet.stack, body) for body in bodies(streams)]
     threads = [threading.Thread(target=client.run) for client in clients]
@@ -46,9 +46,9 @@ def run_round(fleet: Fleet, row: Row, streams: int, rng: random.Random, mend: bo
         thread.start()
     until(lambda: sum(bool(client.outcome.offsets) for client in clients) >= streams * 3 // 4, 60, "streams run")
     threading.Event().wait(rng.uniform(0.0, 0.5))
-    row.strike(fleet)
+    row.inject(fleet)
     for thread in threads:
         thread.join()
-    if mend:
-        row.mend(fleet)
+    if restore:
+        row.restore(fleet)
     return [client.outcome for client in clients]

@@ -22,9 +22,9 @@ from typing import Any
 import httpx
 
 from settings import ROOT
-from tests.sse import events
-from tests.stack import Process, Stack
-from tests.waiting import until
+from testing.sse import events
+from testing.stack import Process, Stack
+from testing.waiting import until
 
 PARAMS = {"epochs": 40, "learningRate": 2e-3, "saveSteps": 20, "loggingSteps": 10, "loraRank": 16}
 QUESTION = "Who are you?"
@@ -57,7 +57,7 @@ def trainers(job_id: str) -> list[int]:
             command = (path / "cmdline").read_text()
         except OSError:
             continue
-        if "engines.trainer" in command and job_id in command:
+        if "engines.training.trainer" in command and job_id in command:
             found.append(int(path.name))
     return found
 
@@ -167,12 +167,12 @@ def matrix(stack: Stack, http: httpx.Client, rounds: int, rng: random.Random) ->
     print("|---|---|---|---|---|---|---|")
     whole = True
     rows: list[tuple[str, Callable[[Round], None]]] = [("trainer -9", kill_trainer), ("worker -9", kill_worker)]
-    for name, strike in rows:
+    for name, inject in rows:
         found = []
         for _ in range(rounds):
             own = Round(http, "struck")
             own.wait_for_step(rng.randint(0, steps - 10))
-            strike(own)
+            inject(own)
             found.append(own.end())
         whole &= tell(name, found, reference)
     return 0 if whole else 1

@@ -86,7 +86,7 @@ class TrainingSpec:
     #: Folder of the job's own: checkpoints, log and result. No other job writes there.
     work_dir: str
     method: str = Method.SFT
-    #: Row shape (``engines.training.shapes``); empty finds out.
+    #: Row format (``engines.training.datasets.formats``); empty finds out.
     dataset_format: str = ""
     long_rows: str = LongRows.REFUSE
     #: None trains all weights.

@@ -6,7 +6,7 @@ Revision: 0001, the first.
 import sqlalchemy as sa
 from alembic import op
 
-from store.models import Utc
+from store.sql.tables import Utc
 
 revision = "0001"
 down_revision = None

@@ -6,7 +6,7 @@ Revision: 0002, after the API keys.
 import sqlalchemy as sa
 from alembic import op
 
-from store.models import Utc
+from store.sql.tables import Utc
 
 revision = "0002"
 down_revision = "0001"

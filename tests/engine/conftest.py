@@ -8,8 +8,8 @@ from pathlib import Path
 import pytest
 
 from settings import ROOT
+from testing.stack import Stack
 from tests.conftest import require
-from tests.stack import Stack
 
 _DEMO = {"model_path": str(ROOT / "models" / "demo"), "max_model_len": 8192, "enforce_eager": True}
 REAL_MODELS = {

@@ -6,9 +6,17 @@ from collections.abc import Iterator
 import pytest
 
 from bench.faults.client import Outcome
+from bench.faults.kinds import (
+    EngineKilled,
+    Fault,
+    Fleet,
+    RedisRestarted,
+    Undisturbed,
+    WebKilled,
+    WorkerFrozen,
+)
 from bench.faults.rounds import MODELS, run_round
-from bench.faults.rows import EngineKilled, Fleet, RedisRestarted, Row, Undisturbed, WebKilled, WorkerFrozen
-from tests.stack import Stack
+from testing.stack import Stack
 
 STREAMS = 12
 
@@ -34,17 +42,17 @@ def expected(fleet: Fleet) -> list[str]:
     return [outcome.text for outcome in outcomes]
 
 
-def play(fleet: Fleet, row: Row, mend: bool = True) -> list[Outcome]:
-    return run_round(fleet, row, STREAMS, random.Random(7), mend)
+def play(fleet: Fleet, row: Fault, restore: bool = True) -> list[Outcome]:
+    return run_round(fleet, row, STREAMS, random.Random(7), restore)
 
 
 @pytest.mark.timeout(300)
 @pytest.mark.parametrize(
     "row", [WorkerFrozen(), RedisRestarted(), WebKilled(), EngineKilled()], ids=lambda row: row.name
 )
-def test_no_text_is_lost_or_doubled(fleet: Fleet, expected: list[str], row: Row) -> None:
+def test_no_text_is_lost_or_doubled(fleet: Fleet, expected: list[str], row: Fault) -> None:
     # The last row leaves one worker, which is enough for the end of the module.
-    outcomes = play(fleet, row, mend=not isinstance(row, EngineKilled))
+    outcomes = play(fleet, row, restore=not isinstance(row, EngineKilled))
     assert [outcome.error for outcome in outcomes] == [""] * STREAMS
     assert [outcome.text for outcome in outcomes] == expected
     assert not any(outcome.doubled or outcome.lost for outcome in outcomes)

@@ -12,9 +12,9 @@ import openai
 import pytest
 
 from settings import ROOT
-from tests.sse import events, text_of
-from tests.stack import Stack
-from tests.waiting import until
+from testing.sse import events, text_of
+from testing.stack import Stack
+from testing.waiting import until
 
 pytestmark = pytest.mark.timeout(200)
 QUESTION = "Who are you?"

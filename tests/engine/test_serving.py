@@ -9,9 +9,9 @@ import pytest
 from transformers import AutoTokenizer
 
 from settings import ROOT
-from tests.sse import events, text_of
-from tests.stack import Process, Stack
-from tests.waiting import until
+from testing.sse import events, text_of
+from testing.stack import Process, Stack
+from testing.waiting import until
 
 INTRODUCTION = "你好！我是 CY-LLM Engine 自带的演示模型，只有两百万个参数。我会用中文和英文回答关于这个系统的简单问题。"
 WHAT = (

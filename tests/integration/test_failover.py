@@ -11,12 +11,12 @@ from typing import Any
 
 import pytest
 
-from store import streams
-from store.entries import Kind
+from store.token_log import log as token_log
+from store.token_log.entries import Kind
+from testing.sse import Event, events, text_of
+from testing.stack import Process, Stack
+from testing.waiting import until
 from tests.integration.test_native_api import expected_text
-from tests.sse import Event, events, text_of
-from tests.stack import Process, Stack
-from tests.waiting import until
 
 #: Long enough to be struck in the middle: 20 tokens a second.
 TOKENS = 120
@@ -71,7 +71,7 @@ def streaming(stack: Stack, prompt: str = "p", tokens: int = TOKENS, **fields: A
 
 def owner_of(stack: Stack, request_id: str) -> Process:
     """The process of the worker that has the request now."""
-    opened = [entry for entry in streams.read(stack.client, request_id) if entry.kind == Kind.OPEN]
+    opened = [entry for entry in token_log.read(stack.client, request_id) if entry.kind == Kind.OPEN]
     name = opened[-1].json()["worker"].split("@")[0]
     return next(process for process in stack.processes if process.name == name)
 
@@ -113,7 +113,7 @@ def test_a_frozen_worker_is_replaced_and_refused_when_it_wakes(pair: Stack) -> N
         return [line for line in frozen.lines_of(request_id) if line.get("outcome") == "superseded"]
 
     until(refused, 20, "the frozen worker gave up")
-    assert text_of(found) == streams.delivered(pair.client, request_id).text
+    assert text_of(found) == token_log.delivered(pair.client, request_id).text
 
 
 def test_without_another_worker_the_stream_waits_for_one(own_stack: Stack) -> None:

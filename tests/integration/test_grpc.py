@@ -20,12 +20,13 @@ from grpc_reflection.v1alpha.proto_reflection_descriptor_database import ProtoRe
 from grpc_status import rpc_status
 
 from settings import ROOT
-from store import db, names
-from store.keys import KeyAdmin, Right
+from store.redis import keys as redis_keys
+from store.sql import db
+from store.sql.api_keys import KeyAdmin, Scope
+from testing.rpc_client import SEED, WIRE, RpcClient
+from testing.stack import KEY, Stack, free_port
+from testing.waiting import until
 from tests.integration.test_native_api import expected_text
-from tests.rpc_client import SEED, WIRE, RpcClient
-from tests.stack import KEY, Stack, free_port
-from tests.waiting import until
 
 MODELS = {
     "default": "fake",
@@ -152,7 +153,7 @@ def test_a_cancelled_call_frees_the_engine(stack: Stack, wire: RpcClient) -> Non
     call.cancel()
 
     def released() -> bool:
-        [(_, fields)] = stack.client.xrevrange(names.log(stream_id), count=1)
+        [(_, fields)] = stack.client.xrevrange(redis_keys.log(stream_id), count=1)
         return bool(fields[b"k"] == b"r")
 
     until(released, 5, "the request is let go")
@@ -294,7 +295,7 @@ def test_keys_and_the_internal_token_are_let_in_as_far_as_their_rights(stack: St
     for metadata in ([("authorization", f"Bearer {TOKEN}")], [("x-api-key", KEY)]):
         assert wire.call("AiInference", "Control", {"command": "ping"}, metadata=metadata).payload["status"] == "ok"
     engine = db.connect(stack.database_url)
-    key = KeyAdmin(db.sessions(engine)).add("reader", [Right.INFERENCE])
+    key = KeyAdmin(db.sessions(engine)).add("reader", [Scope.INFERENCE])
     engine.dispose()
     reader = [("x-api-key", key)]
     assert list(wire.call("AiInference", "StreamPredict", [ask("x")], metadata=reader))

@@ -10,10 +10,17 @@ import pytest
 from sqlalchemy import update
 from sqlalchemy.orm import Session, sessionmaker
 
-from store import db
-from store.adapters import AdapterStore
-from store.jobs import ENDED, EventKind, Fenced, JobStatus, JobStore, Lease
-from store.models import TrainingJob, now
+from store.sql import db
+from store.sql.adapters import AdapterStore
+from store.sql.jobs import (
+    ENDED,
+    EventKind,
+    JobStatus,
+    JobStore,
+    Lease,
+    LeaseLostError,
+)
+from store.sql.tables import TrainingJob, now
 
 
 @pytest.fixture(params=["sqlite", "postgresql"])
@@ -105,7 +112,7 @@ def test_a_lost_runner_is_replaced_and_fenced(jobs: JobStore, sessions: sessionm
         lambda: jobs.end(old, JobStatus.FAILED, "late"),
     ]
     for call in calls:
-        with pytest.raises(Fenced):
+        with pytest.raises(LeaseLostError):
             call()
     assert jobs.renew(new) == ""
     job = jobs.load(job_id)
@@ -124,7 +131,7 @@ def test_cancel_in_every_state(jobs: JobStore, sessions: sessionmaker[Session]) 
     assert jobs.cancel(running)
     assert jobs.renew(lease) == "cancelled"
     # What is cancelled does not become complete, and a pause does not undo it.
-    with pytest.raises(Fenced):
+    with pytest.raises(LeaseLostError):
         jobs.end(lease, JobStatus.COMPLETED, "done")
     assert not jobs.pause(running)
     jobs.end(lease, JobStatus.CANCELLED, "cancelled")

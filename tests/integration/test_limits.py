@@ -5,10 +5,10 @@ from typing import Any
 
 import httpx
 
-from store import streams
+from store.token_log import log as token_log
+from testing.stack import Stack
+from testing.waiting import until
 from tests.integration.test_failover import streaming
-from tests.stack import Stack
-from tests.waiting import until
 
 
 def post(stack: Stack, prompt: str, model: str = "slow", tokens: int = 5, **fields: Any) -> httpx.Response:
@@ -126,7 +126,7 @@ def test_a_hint_is_followed_while_its_worker_lives(own_stack: Stack) -> None:
 
     def served_by(hint: str) -> str:
         request_id = post(own_stack, "p", "fake", 1, workerHint=hint).json()["id"]
-        opened = streams.read(own_stack.client, request_id)[0]
+        opened = token_log.read(own_stack.client, request_id)[0]
         return str(opened.json()["worker"]).split(":")[0]
 
     assert [served_by("b@test") for _ in range(4)] == ["b@test"] * 4

@@ -8,9 +8,9 @@ from typing import Any
 import redis
 
 from launcher.redis_server import RedisServer
-from tasks import app
-from tasks.messages import generate_message
-from tasks.names import TASK_GENERATE
+from tasks.broker.messages import generate_message
+from tasks.broker.names import TASK_GENERATE
+from tasks.celery import app
 
 
 def opened(message: Any) -> dict[str, Any]:

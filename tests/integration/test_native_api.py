@@ -7,9 +7,9 @@ import httpx
 import pytest
 
 from engines.fake import token_text
-from tests.sse import events, text_of
-from tests.stack import GATEWAY_TOKEN, KEY, Stack
-from tests.waiting import until
+from testing.sse import events, text_of
+from testing.stack import GATEWAY_TOKEN, KEY, Stack
+from testing.waiting import until
 
 
 def expected_text(prompt: str, count: int) -> str:

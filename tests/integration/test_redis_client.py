@@ -3,7 +3,7 @@
 import threading
 
 from launcher.redis_server import RedisServer
-from store.redis import MAX_CONNECTIONS, connect
+from store.redis.client import MAX_CONNECTIONS, connect
 
 
 def test_more_threads_than_connections_wait_for_one(redis_server: RedisServer) -> None:

@@ -9,14 +9,15 @@ from typing import Any
 
 import httpx
 
-from store import names, streams
-from store.entries import Kind
-from store.keys import KeyAdmin, Right
+from store.redis import keys as redis_keys
+from store.sql.api_keys import KeyAdmin, Scope
+from store.token_log import log as token_log
+from store.token_log.entries import Kind
+from testing.sse import Event, events, text_of
+from testing.stack import Stack
+from testing.waiting import until
 from tests.integration.test_failover import TOKENS, streaming
 from tests.integration.test_native_api import expected_text
-from tests.sse import Event, events, text_of
-from tests.stack import Stack
-from tests.waiting import until
 
 
 def running(stack: Stack) -> int:
@@ -73,7 +74,7 @@ def test_a_client_that_left_frees_the_engine_and_can_come_back(fake_stack: Stack
     request_id = first[0].json()["id"]
 
     def released() -> bool:
-        last = streams.delivered(fake_stack.client, request_id).last
+        last = token_log.delivered(fake_stack.client, request_id).last
         return last is not None and last.kind == Kind.RELEASE
 
     until(released, 5, "the worker let go")
@@ -145,10 +146,10 @@ def test_state_and_text_so_far(fake_stack: Stack) -> None:
 
 
 def test_only_the_key_that_began_it_may_follow_or_cancel(own_stack: Stack) -> None:
-    from store import db
+    from store.sql import db
 
     engine = db.connect(own_stack.database_url)
-    other = KeyAdmin(db.sessions(engine)).add("other", [Right.INFERENCE])
+    other = KeyAdmin(db.sessions(engine)).add("other", [Scope.INFERENCE])
     engine.dispose()
     own_stack.start_worker("w", ["--models", "slow"])
     own_stack.start_web()
@@ -198,7 +199,7 @@ def test_an_expired_log_is_gone_with_its_request(own_stack: Stack) -> None:
     with own_stack.http() as http:
         body = {"modelId": "fake", "prompt": "p", "generation": {"maxNewTokens": 2}}
         request_id = http.post("/inference", json=body).json()["id"]
-        until(lambda: not own_stack.client.exists(names.log(request_id)), 5, "the log has expired")
+        until(lambda: not own_stack.client.exists(redis_keys.log(request_id)), 5, "the log has expired")
         until(lambda: http.get(f"/inference/{request_id}").status_code == 404, 5, "the request is gone")
     keys = [key for key in own_stack.client.scan_iter("cy:*") if request_id.encode() in key]
     assert keys == []
@@ -216,11 +217,11 @@ def test_a_queued_request_whose_client_left_never_reaches_the_engine(own_stack: 
             for key in own_stack.client.scan_iter("cy:req:*")
             if key.decode().removeprefix("cy:req:") != stream.id
         ]
-        until(lambda: streams.delivered(own_stack.client, queued).last, 5, "the request was let go")
+        until(lambda: token_log.delivered(own_stack.client, queued).last, 5, "the request was let go")
         stream.join()
     until(lambda: worker.lines_of(queued), 10, "the worker came to the task")
     assert {line.get("outcome") for line in worker.lines_of(queued)} <= {"superseded", None}
-    assert streams.delivered(own_stack.client, queued).text == ""
+    assert token_log.delivered(own_stack.client, queued).text == ""
 
 
 def test_web_process_killed_and_its_client_resumes_on_another(own_stack: Stack) -> None:

@@ -11,12 +11,12 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from launcher.processes import MAX_RESTARTS
+from launcher.supervisor import MAX_RESTARTS
 from settings import ROOT
+from testing.stack import free_port
+from testing.waiting import until
 from tests.conftest import require
 from tests.integration.test_native_api import expected_text
-from tests.stack import free_port
-from tests.waiting import until
 
 
 @contextmanager

@@ -11,15 +11,25 @@ import pytest
 import redis
 
 from launcher.redis_server import RedisServer
-from store import names, outcomes, streams
-from store.entries import LAST_SEQUENCE, START, Entry, EntryId, Kind, Outcome, encode
 from store.errors import Superseded
-from store.follower import MAX_WAITING
-from store.hub import Hub
-from store.publisher import Publisher
-from store.redis import connect, connect_async
-from store.writer import LogWriter
-from tests.waiting import until
+from store.redis import keys as redis_keys
+from store.redis.client import connect, connect_async
+from store.token_log import log as token_log
+from store.token_log import outcomes
+from store.token_log.entries import (
+    LAST_SEQUENCE,
+    START,
+    Entry,
+    EntryId,
+    Kind,
+    Outcome,
+    encode,
+)
+from store.token_log.follower import MAX_WAITING
+from store.token_log.hub import Hub
+from store.token_log.publisher import Publisher
+from store.token_log.writer import LogWriter
+from testing.waiting import until
 
 TTL = 60
 FINISHED = outcomes.finished("stop", {"prompt_tokens": 1, "completion_tokens": 1, "total_tokens": 2})
@@ -73,7 +83,7 @@ def test_a_log_holds_opening_text_and_one_end(redis_server: RedisServer, redis_c
         await writer.end(FINISHED)
 
     publish(redis_server.url, work)
-    entries = streams.read(redis_client, "r")
+    entries = token_log.read(redis_client, "r")
     assert entries[0].id == EntryId(1, 1)
     assert entries[0].kind == Kind.OPEN
     assert text_of(entries) == "abc"
@@ -81,9 +91,9 @@ def test_a_log_holds_opening_text_and_one_end(redis_server: RedisServer, redis_c
     assert entries[-1].id == EntryId(1, LAST_SEQUENCE)
     assert entries[-1].json() == FINISHED
     assert [entry.terminal for entry in entries].count(True) == 1
-    ttl = redis_client.ttl(names.log("r"))
+    ttl = redis_client.ttl(redis_keys.log("r"))
     assert 0 < ttl <= TTL
-    assert streams.read(redis_client, "r", after=entries[-2].id) == [entries[-1]]
+    assert token_log.read(redis_client, "r", after=entries[-2].id) == [entries[-1]]
 
 
 def test_a_superseded_writer_is_refused_by_redis(redis_server: RedisServer, redis_client: redis.Redis) -> None:
@@ -104,7 +114,7 @@ def test_a_superseded_writer_is_refused_by_redis(redis_server: RedisServer, redi
             await publisher.writer("r", attempt=1).open({"worker": "older"})
 
     publish(redis_server.url, work)
-    entries = streams.read(redis_client, "r")
+    entries = token_log.read(redis_client, "r")
     assert text_of(entries) == "abc"
     assert [entry.json()["offset"] for entry in entries if entry.kind == Kind.TEXT] == [0, 1, 2]
     assert [entry.kind for entry in entries].count(Kind.END) == 1
@@ -114,7 +124,7 @@ def test_nothing_follows_an_end(redis_server: RedisServer, redis_client: redis.R
     async def work(publisher: Publisher) -> None:
         writer = publisher.writer("r")
         await writer.open({})
-        assert streams.end(redis_client, "r", TTL, {"outcome": Outcome.CANCELLED})
+        assert token_log.end(redis_client, "r", TTL, {"outcome": Outcome.CANCELLED})
         writer.text("LOST", (1,))
         with pytest.raises(Superseded):
             await writer.end(FINISHED)
@@ -122,15 +132,15 @@ def test_nothing_follows_an_end(redis_server: RedisServer, redis_client: redis.R
             await publisher.writer("r", attempt=2).open({})
 
     publish(redis_server.url, work)
-    assert not streams.end(redis_client, "r", TTL, FINISHED)
-    entries = streams.read(redis_client, "r")
+    assert not token_log.end(redis_client, "r", TTL, FINISHED)
+    entries = token_log.read(redis_client, "r")
     assert [entry.kind for entry in entries] == [Kind.OPEN, Kind.END]
     assert entries[-1].json()["outcome"] == Outcome.CANCELLED
 
 
 def test_a_request_that_never_began_can_be_ended(redis_client: redis.Redis) -> None:
-    assert streams.end(redis_client, "r", TTL, FINISHED)
-    [entry] = streams.read(redis_client, "r")
+    assert token_log.end(redis_client, "r", TTL, FINISHED)
+    [entry] = token_log.read(redis_client, "r")
     assert entry.terminal
 
 
@@ -164,7 +174,7 @@ def test_followers_early_late_and_resuming_see_the_same(
 
         publish(redis_server.url, work)
         thread.join(20)
-    whole = streams.read(redis_client, "r")
+    whole = token_log.read(redis_client, "r")
     assert early == [whole]
     assert collect(hub, "r") == whole
     middle = whole[len(whole) // 2]
@@ -187,14 +197,14 @@ def test_a_slow_follower_misses_nothing_and_keeps_a_bounded_queue(
         assert len(follower._waiting) <= MAX_WAITING
         entries = [entry for entry in follower.entries(idle=5) if entry is not None]
     assert text_of(entries) == "".join(words)
-    assert entries == streams.read(redis_client, "r")
+    assert entries == token_log.read(redis_client, "r")
 
 
 def test_a_second_follower_sees_what_was_said_before_it_came(
     redis_server: RedisServer, redis_client: redis.Redis, hub: Hub
 ) -> None:
     with hub.follow("r"):
-        assert streams.end(redis_client, "r", TTL, FINISHED)
+        assert token_log.end(redis_client, "r", TTL, FINISHED)
         with hub.follow("r") as second:
             entry = next(second.entries(idle=2))
             assert entry is not None
@@ -213,7 +223,7 @@ def test_a_subscription_confirmed_after_the_first_look_is_looked_behind(redis_cl
     follower = hub.follow("r", begun=False)
     entries = follower.entries(idle=0.4)
     assert next(entries) is None
-    streams.end(redis_client, "r", TTL, FINISHED)
+    token_log.end(redis_client, "r", TTL, FINISHED)
     follower.subscribed()
     entry = next(entries)
     assert entry is not None
@@ -222,7 +232,7 @@ def test_a_subscription_confirmed_after_the_first_look_is_looked_behind(redis_cl
 
 def test_many_followers_share_one_subscription(redis_server: RedisServer, redis_client: redis.Redis, hub: Hub) -> None:
     with hub.follow("a"), hub.follow("a"), hub.follow("b"):
-        channel = names.log_channel("a")
+        channel = redis_keys.log_channel("a")
         until(lambda: redis_client.pubsub_numsub(channel) == [(channel.encode(), 1)], 5, "one subscription")
         assert redis_client.info("clients")["pubsub_clients"] == 1
 
@@ -261,7 +271,7 @@ def test_a_redis_that_restarts_loses_and_doubles_nothing(tmp_path: Path) -> None
             publish(server.url, work)
             thread.join(20)
         assert text_of(seen) == "".join(words)
-        assert tokens_of(streams.read(client, "r")) == [*range(100), *range(50), *range(50)]
+        assert tokens_of(token_log.read(client, "r")) == [*range(100), *range(50), *range(50)]
     finally:
         hub.close()
         client.close()
@@ -277,16 +287,16 @@ def test_a_log_that_lost_its_last_entries_gets_them_again(redis_server: RedisSer
         await writer.open({})
         await write(writer, ["a", "b", "c", "d"])
         await written(writer)
-        rows = redis_client.xrange(names.log("r"))
-        redis_client.delete(names.log("r"))
+        rows = redis_client.xrange(redis_keys.log("r"))
+        redis_client.delete(redis_keys.log("r"))
         for entry_id, fields in rows[:3]:
-            redis_client.xadd(names.log("r"), fields, id=entry_id)
+            redis_client.xadd(redis_keys.log("r"), fields, id=entry_id)
         writer.suspect()
         await write(writer, ["e"])
         await writer.end(FINISHED)
 
     publish(redis_server.url, work)
-    assert text_of(streams.read(redis_client, "r")) == "abcde"
+    assert text_of(token_log.read(redis_client, "r")) == "abcde"
 
 
 def test_a_log_that_was_lost_whole_is_written_again(redis_server: RedisServer, redis_client: redis.Redis) -> None:
@@ -301,7 +311,7 @@ def test_a_log_that_was_lost_whole_is_written_again(redis_server: RedisServer, r
         await writer.end(FINISHED)
 
     publish(redis_server.url, work)
-    entries = streams.read(redis_client, "r")
+    entries = token_log.read(redis_client, "r")
     assert entries[0].kind == Kind.OPEN
     assert text_of(entries) == "abc"
 
@@ -323,7 +333,7 @@ def test_a_repeated_write_is_no_refusal(redis_server: RedisServer, redis_client:
         await again.open({"worker": "w"})
 
     publish(redis_server.url, work)
-    assert text_of(streams.read(redis_client, "r")) == "abc"
+    assert text_of(token_log.read(redis_client, "r")) == "abc"
 
 
 def test_a_tail_that_was_lost_unnoticed_is_written_again(redis_server: RedisServer, redis_client: redis.Redis) -> None:
@@ -334,16 +344,16 @@ def test_a_tail_that_was_lost_unnoticed_is_written_again(redis_server: RedisServ
         await writer.open({"worker": "w"})
         await write(writer, ["a", "b", "c", "d"])
         await written(writer)
-        last = redis_client.xrevrange(names.log("r"), count=1)[0][0]
-        rows = redis_client.xrange(names.log("r"), max=f"({last.decode()}")
-        redis_client.delete(names.log("r"))
+        last = redis_client.xrevrange(redis_keys.log("r"), count=1)[0][0]
+        rows = redis_client.xrange(redis_keys.log("r"), max=f"({last.decode()}")
+        redis_client.delete(redis_keys.log("r"))
         for entry_id, fields in rows:
-            redis_client.xadd(names.log("r"), fields, id=entry_id)
+            redis_client.xadd(redis_keys.log("r"), fields, id=entry_id)
         await write(writer, ["e"])
         await writer.end(FINISHED)
 
     publish(redis_server.url, work)
-    assert text_of(streams.read(redis_client, "r")) == "abcde"
+    assert text_of(token_log.read(redis_client, "r")) == "abcde"
 
 
 def test_a_request_that_could_not_be_opened_can_be_ended(redis_server: RedisServer, redis_client: redis.Redis) -> None:
@@ -351,7 +361,7 @@ def test_a_request_that_could_not_be_opened_can_be_ended(redis_server: RedisServ
         await publisher.writer("r").end(FINISHED)
 
     publish(redis_server.url, work)
-    [entry] = streams.read(redis_client, "r")
+    [entry] = token_log.read(redis_client, "r")
     assert entry.json() == FINISHED
 
 
@@ -373,7 +383,7 @@ def test_a_full_redis_makes_writers_wait_and_fences_nobody(tmp_path: Path) -> No
                 await writer.end(FINISHED)
 
             publish(server.url, work)
-            assert text_of(streams.read(client, "r")) == "abc"
+            assert text_of(token_log.read(client, "r")) == "abc"
     finally:
         server.stop()
 
@@ -390,7 +400,7 @@ def test_redis_forgets_scripts_and_writers_do_not_mind(redis_server: RedisServer
             redis_client.script_flush()
 
     publish(redis_server.url, work)
-    assert text_of(streams.read(redis_client, "r1")) == text_of(streams.read(redis_client, "r2")) == "ab"
+    assert text_of(token_log.read(redis_client, "r1")) == text_of(token_log.read(redis_client, "r2")) == "ab"
 
 
 def test_bytes_of_a_body_are_kept_and_merged_under_load(redis_server: RedisServer, redis_client: redis.Redis) -> None:
@@ -405,7 +415,7 @@ def test_bytes_of_a_body_are_kept_and_merged_under_load(redis_server: RedisServe
         await writer.end(FINISHED)
 
     publish(redis_server.url, work)
-    entries = streams.read(redis_client, "r")
+    entries = token_log.read(redis_client, "r")
     bodies = [entry.data for entry in entries if entry.kind == Kind.BODY]
     assert b"".join(bodies) == b"".join(parts)
     assert len(bodies) < len(parts) / 2
@@ -418,7 +428,7 @@ def test_encoding_is_compact_and_keeps_characters() -> None:
 
 def test_a_follower_sees_at_once_what_was_said_before_it_came(redis_client: redis.Redis, hub: Hub) -> None:
     for number in range(200):
-        assert streams.end(redis_client, f"r{number}", TTL, FINISHED)
+        assert token_log.end(redis_client, f"r{number}", TTL, FINISHED)
         with hub.follow(f"r{number}") as follower:
             entry = next(follower.entries(idle=2))
             assert entry is not None

@@ -12,12 +12,12 @@ from typing import Any
 import httpx
 import pytest
 
-from bench.faults.rows import children, name_of
+from bench.faults.kinds import children, name_of
 from settings import ROOT
-from tests.integration.test_socket import receive, send, socket, until_done
-from tests.sse import events
-from tests.stack import Process, Stack
-from tests.waiting import until
+from testing.sse import events
+from testing.stack import Process, Stack
+from testing.waiting import until
+from tests.integration.test_websocket import receive, send, socket, until_done
 
 pytestmark = pytest.mark.timeout(200)
 

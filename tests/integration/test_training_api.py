@@ -11,10 +11,10 @@ import httpx
 import pytest
 
 from settings import ROOT
-from store import db
-from store.jobs import JobStore
-from store.keys import KeyAdmin, Right
-from tests.stack import Stack
+from store.sql import db
+from store.sql.api_keys import KeyAdmin, Scope
+from store.sql.jobs import JobStore
+from testing.stack import Stack
 
 MODELS = {
     "default": "demo",
@@ -269,8 +269,8 @@ def test_absolute_paths_inside_the_roots_are_taken(http: httpx.Client, stack: St
 def test_jobs_of_another_key_do_not_exist(http: httpx.Client, stack: Stack) -> None:
     engine = db.connect(stack.database_url)
     admin = KeyAdmin(db.sessions(engine))
-    keys = {name: admin.add(name, [right]) for name, right in (("a", Right.TRAINING), ("b", Right.TRAINING))}
-    reader = admin.add("reader", [Right.INFERENCE])
+    keys = {name: admin.add(name, [right]) for name, right in (("a", Scope.TRAINING), ("b", Scope.TRAINING))}
+    reader = admin.add("reader", [Scope.INFERENCE])
     engine.dispose()
     job_id = http.post("/training/start", json=body(), headers={"X-API-Key": keys["a"]}).json()["jobId"]
     calls = [

@@ -11,14 +11,14 @@ from contextlib import contextmanager
 import httpx
 import pytest
 
-from store.requests import RequestRecord
-from tasks import client as queue
-from tasks.messages import generate_message
-from tasks.names import TASK_GENERATE
+from store.redis.request_records import RequestRecord
+from tasks.broker import submit as queue
+from tasks.broker.messages import generate_message
+from tasks.broker.names import TASK_GENERATE
+from testing.sse import Event, events, text_of
+from testing.stack import Stack
+from testing.waiting import until
 from tests.integration.test_native_api import expected_text
-from tests.sse import Event, events, text_of
-from tests.stack import Stack
-from tests.waiting import until
 
 
 @contextmanager

@@ -13,8 +13,8 @@ from alembic.migration import MigrationContext
 from alembic.script import ScriptDirectory
 
 from settings import ROOT
-from store import db
-from store.models import Base
+from store.sql import db
+from store.sql.tables import Base
 from tests.conftest import require
 
 

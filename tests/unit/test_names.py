@@ -5,7 +5,8 @@ from pathlib import Path
 from honcho.environ import parse_procfile
 
 from settings import ROOT
-from tasks import app, names
+from tasks.broker import names
+from tasks.celery import app
 
 
 def test_names_of_queues_and_tasks() -> None:

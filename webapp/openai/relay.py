@@ -1,65 +1,39 @@
 """Passes a body to a worker's own OpenAI application and its answer back, bytes untouched."""
 
-import time
 from collections.abc import Iterator
 from contextlib import ExitStack
 from typing import Any
 
 from flask import Response
 
-import logs
-from engines.registry import ModelSpec
-from store.adapters import reference
-from store.entries import Entry, Kind, Outcome, encode
-from store.models import Adapter
-from store.outcomes import Code, Failure
-from store.requests import RequestRecord, new_request_id
-from webapp import access, auth, errors, generation, idempotency, sse
-from webapp.connection import client_gone
-from webapp.generation import ClientGone, Following
-from webapp.outlet import write_out
-from webapp.services import Services
+from services.errors import RequestFailed, as_service_error
+from services.inference.request_stream import ClientDisconnected, RequestStream
+from services.inference.submission import OpenAIRequest
+from store.token_log.entries import Entry, Kind, Outcome, encode
+from store.token_log.outcomes import Code, Failure
+from webapp.gunicorn.socket_writer import stream_response
+from webapp.http import sse
+from webapp.http.access_log import answer, bind_log_fields
+from webapp.http.current import context, services
+from webapp.openai.error_body import error_body
 
 
-def relay(own: Services, spec: ModelSpec, path: str, body: dict[str, Any], adapter: Adapter | None = None) -> Response:
-    """Send ``body`` to ``path`` of the worker's application and answer as it answers."""
-    principal = auth.principal()
-    own.limiter.count_request(principal.id)
-    plan = None
-    record = idempotency.find(own, principal.id, body)
-    if record is None:
-        plan = generation.admit(own, spec)
-        record = RequestRecord.openai(
-            id=new_request_id(),
-            model=spec.id,
-            owner=principal.id,
-            deadline=time.time() + own.settings.request_timeout,
-            path=path,
-            # The version that the name means now, so that the answer stays on it.
-            body=encode({**body, "model": reference(adapter) if adapter else spec.id}),
-            adapter=adapter.path if adapter else None,
-        )
-        earlier = idempotency.remember(own, record, body)
-        if earlier is not None:
-            record, plan = earlier, None
-    note = None if plan is None else idempotency.name_of(principal.id)
+def relay(request: OpenAIRequest, streamed: bool) -> Response:
+    """Send a request to its model's worker and answer as the worker's application answers."""
+    inference, call = services().inference, context()
+    submission = inference.admit_openai(call, request)
     with ExitStack() as stack:
-        stack.enter_context(logs.bind(**access.note(record)))
-        with idempotency.forget_on_error(own, note):
-            stack.enter_context(own.limiter.hold_stream(record.owner, record.id))
-            if plan is None:
-                following = stack.enter_context(generation.attach(own, record))
-            else:
-                following = stack.enter_context(generation.begin(own, record, plan))
+        stack.enter_context(bind_log_fields(submission.record))
+        stream = stack.enter_context(inference.open(call, submission))
         # An OpenAI stream has no ids to resume from: it may finish while the process stops.
-        following.finish_when_stopping = True
-        entries = following.entries(client_gone())
+        stream.finish_when_stopping = True
+        entries = stream.entries()
         try:
-            head = _head(entries, patient=not body.get("stream"))
+            head = _head(entries, patient=not streamed)
             if head is None or head["content_type"].startswith("text/event-stream"):
-                return sse.response(_events(stack.pop_all(), following, entries), head["status"] if head else 200)
+                return sse.response(_events(stack.pop_all(), stream, entries), head["status"] if head else 200)
             return Response(_whole_body(entries), status=head["status"], content_type=head["content_type"])
-        except ClientGone:
+        except ClientDisconnected:
             return Response(status=499)
 
 
@@ -67,7 +41,7 @@ def _head(entries: Iterator[Entry | None], patient: bool) -> dict[str, Any] | No
     """Wait for the head of the answer.
 
     A stream is begun without it (None) when it is late, so that keep-alive comments can
-    be sent. Raises ``ApiError`` when the request ended before it.
+    be sent. Raises ``RequestFailed`` when the request ended before it.
     """
     for entry in entries:
         if entry is None and not patient:
@@ -75,7 +49,7 @@ def _head(entries: Iterator[Entry | None], patient: bool) -> dict[str, Any] | No
         if entry is not None and entry.kind == Kind.HEAD:
             return entry.json()
         if entry is not None and entry.terminal:
-            raise _error(entry)
+            raise RequestFailed(_failure(entry))
     raise AssertionError("a log always ends with a terminal entry")
 
 
@@ -85,14 +59,15 @@ def _whole_body(entries: Iterator[Entry | None]) -> bytes:
         if entry is not None and entry.kind == Kind.BODY:
             parts.append(entry.data)
         elif entry is not None and entry.terminal and entry.json()["outcome"] != Outcome.FINISHED:
-            raise _error(entry)
+            raise RequestFailed(_failure(entry))
     return b"".join(parts)
 
 
-def _events(stack: ExitStack, following: Following, entries: Iterator[Entry | None]) -> Iterator[bytes]:
+def _events(stack: ExitStack, stream: RequestStream, entries: Iterator[Entry | None]) -> Iterator[bytes]:
     status = 200
+    line = answer()
 
-    def write(entry: Entry | None) -> bytes:
+    def render(entry: Entry | None) -> bytes:
         nonlocal status
         if entry is None:
             return sse.KEEPALIVE
@@ -102,18 +77,23 @@ def _events(stack: ExitStack, following: Following, entries: Iterator[Entry | No
             # A refusal that comes after the stream was begun is JSON: one event.
             return entry.data if status == 200 else sse.event(entry.data)
         elif entry.terminal and entry.json()["outcome"] != Outcome.FINISHED:
-            return sse.event(encode(errors.openai_body(_failure(entry))))
+            failure = _failure(entry)
+            line.code = failure.code
+            return sse.event(encode(error_body(failure)))
         return b""
 
     with stack:
         try:
-            yield from write_out(following, entries, write, lambda entry: entry.kind == Kind.BODY)
-        except ClientGone:
+            yield from stream_response(stream, entries, render, lambda entry: entry.kind == Kind.BODY)
+        except ClientDisconnected:
             return
-
-
-def _error(entry: Entry) -> errors.ApiError:
-    return errors.from_failure(_failure(entry))
+        except OSError:
+            # The socket is broken, or its client does not read: gunicorn must not end the body as if it were whole.
+            raise
+        except Exception as error:
+            known = as_service_error(error)
+            line.failed(known)
+            yield sse.event(encode(error_body(known.failure)))
 
 
 def _failure(entry: Entry) -> Failure:

@@ -2,7 +2,7 @@
 
 from marshmallow import INCLUDE, Schema, fields, validate
 
-from webapp.bodies import Number
+from webapp.schemas.loading import Number
 
 #: The interface document's defaults, for fields that the client leaves out.
 DEFAULTS = {"temperature": 0.7, "top_p": 0.9, "repetition_penalty": 1.0}

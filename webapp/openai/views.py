@@ -4,53 +4,43 @@ from typing import Any
 
 from flask import Blueprint, Response, jsonify
 
-from engines.errors import UnknownModel
-from engines.registry import ModelSpec
-from store.adapters import reference
-from store.models import Adapter
-from webapp import generation
-from webapp.bodies import parse
+from services.inference.submission import OpenAIRequest
+from store.sql.adapters import reference
+from store.sql.tables import Adapter
+from webapp.gunicorn.admission_gate import serialized
+from webapp.http.current import principal, services
+from webapp.http.parsing import parse_body
 from webapp.openai.relay import relay
 from webapp.openai.schemas import DEFAULT_MAX_TOKENS, DEFAULTS, ChatSchema
-from webapp.services import STARTED, services
-from webapp.turns import in_turn
 
 bp = Blueprint("openai", __name__, url_prefix="/v1")
 health_bp = Blueprint("openai_health", __name__)
 
 
 @bp.post("/chat/completions")
-@in_turn
+@serialized
 def chat_completions() -> Response:
     """Chat, whole or streamed."""
-    body = parse(ChatSchema)
-    spec, adapter = _find(body["model"])
-    return relay(services(), spec, "/v1/chat/completions", _with_defaults(body), adapter)
+    body = parse_body(ChatSchema)
+    path = "/v1/chat/completions"
+    return relay(OpenAIRequest(body["model"], path, _with_defaults(body), body), streamed=bool(body.get("stream")))
 
 
 @bp.get("/models")
 def list_models() -> Response:
-    """The models that can be asked now."""
-    fleet = services().presence.fleet()
-    served = [spec for spec in services().registry.models.values() if fleet.serving(spec.id)]
-    created = int(STARTED.timestamp())
-    data = [{"id": spec.id, "object": "model", "created": created, "owned_by": "cy-llm"} for spec in served]
-    meant = services().adapters.aliases()
-    for spec in served:
-        for adapter in services().adapters.all(spec.id):
-            if meant.get(adapter.name) == adapter.version:
-                data.append(_describe_adapter(adapter))
+    """The models that can be asked now, and what adapters' names mean on them."""
+    specs, adapters = services().models.served(principal())
+    data = [_describe_model(spec.id) for spec in specs] + [_describe_adapter(adapter) for adapter in adapters]
     return jsonify({"object": "list", "data": data})
 
 
 @bp.get("/models/<model_id>")
 def show_model(model_id: str) -> Response:
     """One model."""
-    spec, adapter = _find(model_id)
+    spec, adapter = services().models.resolve_with_adapter(principal(), model_id)
     if adapter is not None:
         return jsonify({**_describe_adapter(adapter), "id": model_id})
-    created = int(STARTED.timestamp())
-    return jsonify({"id": spec.id, "object": "model", "created": created, "owned_by": "cy-llm"})
+    return jsonify(_describe_model(spec.id))
 
 
 @health_bp.get("/health")
@@ -59,23 +49,16 @@ def health() -> Response:
     return jsonify({"status": "ok"})
 
 
-def _find(name: str) -> tuple[ModelSpec, Adapter | None]:
-    """Return the model called ``name``, or the adapter called that with its model. Raises ``ApiError`` (404)."""
-    own = services()
-    adapter = None
-    try:
-        return own.registry.resolve(name), None
-    except UnknownModel:
-        adapter = own.adapters.resolve(name)
-    return generation.resolve(own, adapter.base_model if adapter else name, "model"), adapter
+def _describe_model(model_id: str) -> dict[str, Any]:
+    created = int(services().lifecycle.started_at.timestamp())
+    return {"id": model_id, "object": "model", "created": created, "owned_by": "cy-llm"}
 
 
 def _describe_adapter(adapter: Adapter) -> dict[str, Any]:
-    created = int(adapter.created_at.timestamp())
     return {
         "id": adapter.name,
         "object": "model",
-        "created": created,
+        "created": int(adapter.created_at.timestamp()),
         "owned_by": "cy-llm",
         "root": reference(adapter),
         "parent": adapter.base_model,

@@ -3,29 +3,44 @@
 import logging
 import signal
 import sys
-import threading
+import time
 
 import logs
+from services.bind_address import InsecureBindError
 from settings import Settings
-from webapp.binding import OpenToTheNetwork
 from webapp.rpc.server import CannotListen, Server
 
 log = logging.getLogger(__name__)
 
 
+#: How often the main thread looks whether it was told to stop. Seconds.
+_POLL_SECONDS = 0.2
+
+
+class _StopFlag:
+    """Set by SIGTERM and SIGINT. Not an event: one is not safe to set in a handler of the thread that waits for it."""
+
+    def __init__(self) -> None:
+        self.raised = False
+        for number in (signal.SIGTERM, signal.SIGINT):
+            signal.signal(number, self._raise)
+
+    def _raise(self, *_: object) -> None:
+        self.raised = True
+
+
 def main() -> int:
     settings = Settings.from_env()
     logs.configure(settings.log_level)
-    over = threading.Event()
-    for number in (signal.SIGTERM, signal.SIGINT):
-        signal.signal(number, lambda *_: over.set())
+    stop = _StopFlag()
     try:
         server = Server(settings)
-    except (CannotListen, OpenToTheNetwork) as error:
+    except (CannotListen, InsecureBindError) as error:
         log.critical("The gRPC server cannot start: %s", error)
         return 1
     server.start()
-    over.wait()
+    while not stop.raised:
+        time.sleep(_POLL_SECONDS)
     server.stop(settings.drain)
     return 0
 

@@ -2,24 +2,20 @@
 
 import logging
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import replace
 from pathlib import Path
 
 import grpc
-from flask import Flask
 from grpc_health.v1 import health, health_pb2, health_pb2_grpc
 from grpc_reflection.v1alpha import reflection
 
-from engines.registry import load_registry
+from services.bind_address import bind_host
+from services.container import Services
 from settings import Settings
-from webapp import create_app
-from webapp.binding import host_of
 from webapp.rpc import ai_service_pb2 as pb
 from webapp.rpc import ai_service_pb2_grpc as services_pb
-from webapp.rpc.guard import Guard
 from webapp.rpc.inference import InferenceServicer
+from webapp.rpc.interceptor import Interceptor
 from webapp.rpc.training import TrainingServicer
-from webapp.services import Services
 
 log = logging.getLogger(__name__)
 
@@ -43,14 +39,13 @@ class Server:
 
     def __init__(self, settings: Settings) -> None:
         self._settings = settings
-        self._app: Flask = create_app(settings)
-        self._own: Services = self._app.extensions["cy_llm"]
-        self.stopping = False
-        self._own.lifecycle.alive = lambda: not self.stopping
+        self._services = Services.create(settings)
+        self._stopping = False
+        self._services.lifecycle.is_stopping = lambda: self._stopping
         # A call holds a thread; the health check must find one too.
         pool = ThreadPoolExecutor(settings.grpc_threads + 8, thread_name_prefix="grpc")
-        guard = Guard(self._app, self._own.keys)
-        self._server = grpc.server(pool, interceptors=[guard], options=_OPTIONS)
+        interceptor = Interceptor(self._services.access)
+        self._server = grpc.server(pool, interceptors=[interceptor], options=_OPTIONS)
         self._health = health.HealthServicer()
         self._register()
         self.address = self._bind()
@@ -63,13 +58,12 @@ class Server:
     def stop(self, grace: float) -> None:
         """Take no new calls; those that run end in a state to resume from, or are cut off after ``grace`` seconds."""
         self._health.enter_graceful_shutdown()
-        self.stopping = True
+        self._stopping = True
         self._server.stop(grace).wait()
-        self._own.close()
+        self._services.close()
 
     def _register(self) -> None:
-        inference = InferenceServicer(self._app, self._own, self._reload)
-        training = TrainingServicer(self._own)
+        inference, training = InferenceServicer(self._services), TrainingServicer(self._services.training)
         services_pb.add_AiInferenceServicer_to_server(inference, self._server)
         services_pb.add_AIServiceServicer_to_server(inference, self._server)
         services_pb.add_AiTrainingServicer_to_server(training, self._server)
@@ -80,20 +74,14 @@ class Server:
             self._health.set(name, health_pb2.HealthCheckResponse.SERVING)
         reflection.enable_server_reflection([*names, health.SERVICE_NAME, reflection.SERVICE_NAME], self._server)
 
-    def _reload(self) -> Services:
-        registry = load_registry(self._settings.config_path, self._settings.engine)
-        self._own = replace(self._own, registry=registry)
-        self._own.install(self._app)
-        return self._own
-
     def _bind(self) -> str:
-        own = self._settings
-        address = f"{host_of(own)}:{own.grpc_port}"
+        settings = self._settings
+        address = f"{bind_host(settings)}:{settings.grpc_port}"
         try:
-            if own.grpc_tls_cert is None and own.grpc_tls_key is None:
+            if settings.grpc_tls_cert is None and settings.grpc_tls_key is None:
                 self._server.add_insecure_port(address)
             else:
-                self._server.add_secure_port(address, _credentials(own))
+                self._server.add_secure_port(address, _credentials(settings))
         except RuntimeError as error:
             raise CannotListen(
                 f"{address} cannot be listened on; is it in use? CY_LLM_GRPC_PORT names another"

@@ -1,20 +1,21 @@
 """The training services: one servicer behind both names."""
 
 from collections.abc import Iterator
+from datetime import datetime
 from typing import Any
 
 import grpc
-from marshmallow import ValidationError
 
-from store.jobs import EventKind, JobStatus, elapsed_seconds
-from store.models import TrainingEvent, TrainingJob
-from store.outcomes import Detail
-from webapp import auth, errors
-from webapp.bodies import details_of
+from services.context import RequestContext
+from services.errors import InvalidRequest
+from services.training.progress import current_epoch, percent, remaining_seconds, shown_status
+from services.training.service import TrainingService
+from store.sql.jobs import EventKind, JobStatus, elapsed_seconds
+from store.sql.tables import TrainingEvent, TrainingJob
 from webapp.rpc import ai_service_pb2 as pb
-from webapp.services import Services
-from webapp.v1 import job_events, training
-from webapp.v1.training_schemas import TrainingSchema
+from webapp.rpc.interceptor import current_call
+from webapp.schemas.loading import load
+from webapp.schemas.training import TrainingSchema, to_request
 
 _STATUS = {
     JobStatus.QUEUED.value: pb.TRAINING_STATUS_QUEUED,
@@ -51,29 +52,26 @@ _MAX_LIMIT = 1000
 class TrainingServicer:
     """``AiTraining`` and ``TrainingService``."""
 
-    def __init__(self, own: Services) -> None:
-        self._own = own
+    def __init__(self, training: TrainingService) -> None:
+        self._training = training
 
     def StartTraining(self, request: Any, context: grpc.ServicerContext) -> Iterator[Any]:
         """Start a job and stream its progress to the end; leaving the call does not stop the job."""
-        try:
-            body = TrainingSchema().load(to_body(request))
-        except ValidationError as error:
-            raise errors.invalid(details_of(error)) from error
-        job = training.begin(self._own, auth.principal().id, body)
+        call = current_call()
+        caller = RequestContext(call.principal, call.operation, disconnected=lambda: not context.is_active())
+        job = self._training.start(caller, to_request(load(TrainingSchema, to_body(request))))
         trace_id = request.metadata.trace_id or job.id
         yield _progress(job, trace_id)
-        for event in job_events.follow(self._own, job.id, 0, lambda: not context.is_active()):
-            found = self._own.jobs.load(job.id)
-            if event is not None and found is not None:
-                yield _progress(found, trace_id, event)
+        for event in self._training.follow(caller, job, 0):
+            if event is not None:
+                yield _progress(self._training.find(call.principal, job.id), trace_id, event)
 
     def GetTrainingStatus(self, request: Any, _: grpc.ServicerContext) -> Any:
         """Where a job is."""
-        job = training.find(request.job_id)
+        job = self._training.find(current_call().principal, request.job_id)
         return pb.TrainingStatusResponse(
             job_id=job.id,
-            status=_STATUS[training.shown_status(job)],
+            status=_STATUS[shown_status(job)],
             latest_progress=_progress(job, job.id),
             output_path=str(job.options.get("output_dir", "")),
             adapter=str(job.result.get("adapter", "")),
@@ -81,21 +79,20 @@ class TrainingServicer:
 
     def CancelTraining(self, request: Any, _: grpc.ServicerContext) -> Any:
         """End a job for good."""
-        job = training.find(request.job_id)
-        training.cancel_job(self._own, job)
+        job = self._training.find(current_call().principal, request.job_id)
+        self._training.cancel(job)
         return pb.CancelTrainingResponse(job_id=job.id, success=True, message="Training job has been cancelled")
 
     def ListTrainingJobs(self, request: Any, _: grpc.ServicerContext) -> Any:
         """Jobs, newest first."""
         limit = request.limit or _DEFAULT_LIMIT
         if not 0 < limit <= _MAX_LIMIT or request.offset < 0:
-            raise errors.invalid(
-                [Detail("invalid_value", "limit", f"'limit' must be 1 to {_MAX_LIMIT}, offset 0 or more")]
-            )
-        wanted = [JobStatus(_WORDS[number]) for number in request.status_filter if number in _WORDS]
-        if len(wanted) < len(request.status_filter):
-            raise errors.invalid([Detail("invalid_value", "statusFilter", "an unknown status cannot be asked for")])
-        jobs, total = self._own.jobs.page(training.visible_owner(), wanted or None, limit, request.offset)
+            description = f"'limit' must be 1 to {_MAX_LIMIT}, 'offset' 0 or more"
+            raise InvalidRequest.of("invalid_value", "limit", description)
+        states = [JobStatus(_WORDS[number]) for number in request.status_filter if number in _WORDS]
+        if len(states) < len(request.status_filter):
+            raise InvalidRequest.of("invalid_value", "statusFilter", "an unknown status cannot be asked for")
+        jobs, total = self._training.page(current_call().principal, states, limit, request.offset)
         return pb.ListTrainingJobsResponse(jobs=[_summary(job) for job in jobs], total=total)
 
 
@@ -128,20 +125,18 @@ def to_body(request: Any) -> dict[str, Any]:
 
 
 def _progress(job: TrainingJob, trace_id: str, event: TrainingEvent | None = None) -> Any:
-    shown = training.describe(job)
-    total = int(job.spec["params"]["epochs"])
     message = pb.TrainingProgress(
         job_id=job.id,
-        status=_STATUS[shown["status"]],
-        current_epoch=shown["progress"]["currentEpoch"],
-        total_epochs=total,
+        status=_STATUS[shown_status(job)],
+        current_epoch=current_epoch(job),
+        total_epochs=int(job.spec["params"]["epochs"]),
         current_step=job.step,
         total_steps=job.total_steps,
-        progress_percent=_percent(job),
+        progress_percent=percent(job),
         loss=job.loss or 0.0,
         learning_rate=job.learning_rate or 0.0,
         elapsed_seconds=elapsed_seconds(job),
-        eta_seconds=shown["estimatedTimeRemainingSeconds"] or 0,
+        eta_seconds=remaining_seconds(job) or 0,
         message=job.message,
         error=job.message if job.error_code else "",
         trace_id=trace_id,
@@ -155,17 +150,17 @@ def _progress(job: TrainingJob, trace_id: str, event: TrainingEvent | None = Non
     return message
 
 
-def _percent(job: TrainingJob) -> float:
-    return 100 * job.step / job.total_steps if job.total_steps else 0.0
-
-
 def _summary(job: TrainingJob) -> Any:
     return pb.TrainingJobSummary(
         job_id=job.id,
-        status=_STATUS[training.shown_status(job)],
+        status=_STATUS[shown_status(job)],
         base_model=job.base_model,
         character_name=job.adapter_name,
-        progress_percent=_percent(job),
-        created_at=training.timestamp(job.created_at) or "",
-        updated_at=training.timestamp(job.ended_at or job.run_started_at or job.started_at or job.created_at) or "",
+        progress_percent=percent(job),
+        created_at=_timestamp(job.created_at),
+        updated_at=_timestamp(job.ended_at or job.run_started_at or job.started_at or job.created_at),
     )
+
+
+def _timestamp(moment: datetime) -> str:
+    return moment.strftime("%Y-%m-%dT%H:%M:%SZ")

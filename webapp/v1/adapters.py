@@ -5,12 +5,12 @@ from typing import Any
 from flask import Blueprint, Response, jsonify
 from marshmallow import fields, validate
 
-from store.adapters import reference
-from store.models import Adapter
-from webapp import errors
-from webapp.bodies import parse
-from webapp.services import services
-from webapp.v1.schemas import StrictSchema
+from store.sql.adapters import reference
+from store.sql.tables import Adapter
+from webapp.http.current import principal, services
+from webapp.http.parsing import parse_body
+from webapp.schemas.inference import StrictSchema
+from webapp.v1.timestamps import timestamp
 
 bp = Blueprint("adapters", __name__, url_prefix="/api/v1/adapters")
 #: What changes what others get: for those who may train.
@@ -26,51 +26,40 @@ class PromoteSchema(StrictSchema):
 @bp.get("")
 def list_adapters() -> Response:
     """Every version, by name, newest first."""
-    own = services()
-    meant = own.adapters.aliases()
-    return jsonify({"adapters": [_describe(adapter, meant) for adapter in own.adapters.all()]})
+    found = services().adapters.versions(principal())
+    return jsonify({"adapters": [_describe(adapter, current) for adapter, current in found]})
 
 
 @admin_bp.delete("/<ref>")
 def delete(ref: str) -> Response:
     """Delete ``name@version``, or every version of ``name``. What runs on one ends on it."""
-    name, _, version = ref.partition("@")
-    hidden = []
-    if not version or version.isdigit():
-        hidden = services().adapters.delete(name, int(version) if version else None)
-    if not hidden:
-        raise errors.adapter_not_found(ref)
-    return jsonify({"deleted": [reference(adapter) for adapter in hidden]})
+    return jsonify({"deleted": services().adapters.delete(principal(), ref)})
 
 
 @admin_bp.post("/<name>/promote")
 def promote(name: str) -> Response:
     """Let a name mean a version."""
-    version = parse(PromoteSchema)["version"]
-    if not services().adapters.promote(name, version):
-        raise errors.adapter_not_found(f"{name}@{version}")
+    version = parse_body(PromoteSchema)["version"]
+    services().adapters.promote(principal(), name, version)
     return jsonify({"name": name, "version": version})
 
 
 @admin_bp.post("/<name>/rollback")
 def rollback(name: str) -> Response:
     """Let a name mean what it meant before."""
-    version = services().adapters.rollback(name)
-    if version is None:
-        raise errors.adapter_not_found(f"{name}, an earlier version")
-    return jsonify({"name": name, "version": version})
+    return jsonify({"name": name, "version": services().adapters.rollback(principal(), name)})
 
 
-def _describe(adapter: Adapter, meant: dict[str, int]) -> dict[str, Any]:
+def _describe(adapter: Adapter, current: bool) -> dict[str, Any]:
     return {
         "name": adapter.name,
         "version": adapter.version,
         "reference": reference(adapter),
-        "current": meant.get(adapter.name) == adapter.version,
+        "current": current,
         "baseModel": adapter.base_model,
         "rank": adapter.rank,
         "checksum": adapter.checksum,
         "jobId": adapter.job_id or None,
         "metrics": adapter.metrics,
-        "createdAt": adapter.created_at.strftime("%Y-%m-%dT%H:%M:%SZ"),
+        "createdAt": timestamp(adapter.created_at),
     }

@@ -1,16 +1,13 @@
 """``/api/v1/health``: whether requests can be served, and in detail why not."""
 
-import time
-from datetime import timedelta
 from typing import Any
 
 from flask import Blueprint, Response, jsonify
-from redis.exceptions import RedisError
 
-from store.models import now
-from store.presence import Fleet
-from tasks import client, queues
-from webapp.services import STARTED, Services, services
+from services.health import HealthReport
+from store.sql.tables import now
+from webapp.http.current import services
+from webapp.v1.timestamps import duration, timestamp
 
 bp = Blueprint("health", __name__, url_prefix="/api/v1")
 
@@ -18,102 +15,53 @@ bp = Blueprint("health", __name__, url_prefix="/api/v1")
 @bp.get("/health")
 def health() -> Response:
     """UP when Redis answers and at least one worker is ready; else DOWN, with status 503."""
-    components = _components(services())
-    summary = {name: component["status"] for name, component in components.items()}
-    return _respond(summary, components)
+    report = services().health.report()
+    return _respond(report, {name: component["status"] for name, component in _components(report).items()})
 
 
 @bp.get("/health/details")
 def details() -> Response:
     """The same, with workers, queue and Redis latency."""
-    components = _components(services())
-    return _respond(components, components)
+    report = services().health.report()
+    return _respond(report, _components(report))
 
 
-def _respond(shown: dict[str, Any], components: dict[str, Any]) -> Response:
-    up = all(component["status"] == "UP" for component in components.values())
-    response = jsonify({"status": _word(up), "components": shown, "timestamp": _timestamp()})
-    response.status_code = 200 if up else 503
+def _respond(report: HealthReport, components: dict[str, Any]) -> Response:
+    response = jsonify({"status": _word(report.up), "components": components, "timestamp": timestamp(now())})
+    response.status_code = 200 if report.up else 503
     return response
 
 
-def summary(own: Services) -> dict[str, str]:
-    """The same in one level of names, for gRPC. Raises ``RedisError``."""
-    fleet = own.presence.fleet(fresh=True)
-    told = _coordinator(fleet, queues.pending(own.redis, client.all_queues(fleet)), own.settings.max_queue_size)
-    flat = {f"workers_{name}": number for name, number in told["workers"].items()}
-    running = sum(engine["running"] for engine in told["engines"])
-    return {
-        name: str(value)
-        for name, value in {**flat, "queue_pending": told["queue"]["pendingTasks"], "running": running}.items()
-    }
-
-
-def _components(own: Services) -> dict[str, Any]:
-    gateway = {"startTime": _timestamp(STARTED), "uptime": _duration(now() - STARTED)}
-    latency = _redis_latency_ms(own)
-    coordinator = None
-    if latency is not None:
-        try:
-            fleet = own.presence.fleet(fresh=True)
-            coordinator = _coordinator(
-                fleet, queues.pending(own.redis, client.all_queues(fleet)), own.settings.max_queue_size
-            )
-        except RedisError:
-            latency = None
-    ready = coordinator is not None and coordinator["workers"]["healthy"] > 0
+def _components(report: HealthReport) -> dict[str, Any]:
+    gateway = {"startTime": timestamp(report.started_at), "uptime": duration(now() - report.started_at)}
+    redis = {"latencyMs": report.redis_latency_ms, "connected": report.redis_up}
     return {
         "gateway": {"status": "UP", "details": gateway},
-        "coordinator": {"status": _word(ready), "details": coordinator or {}},
-        "redis": {
-            "status": _word(latency is not None),
-            "details": {"latencyMs": latency, "connected": latency is not None},
-        },
+        "coordinator": {"status": _word(report.up), "details": _coordinator(report) if report.redis_up else {}},
+        "redis": {"status": _word(report.redis_up), "details": redis},
     }
 
 
-def _coordinator(fleet: Fleet, pending: int, max_size: int) -> dict[str, Any]:
-    healthy = [worker for worker in fleet.living if worker.ready]
-    total = len(fleet.living) + len(fleet.lost)
+def _coordinator(report: HealthReport) -> dict[str, Any]:
+    total, healthy = report.workers_total, report.workers_healthy
     return {
-        "workers": {"total": total, "healthy": len(healthy), "unhealthy": total - len(healthy)},
-        "queue": {"pendingTasks": pending, "maxSize": max_size},
+        "workers": {"total": total, "healthy": healthy, "unhealthy": total - healthy},
+        "queue": {"pendingTasks": report.pending_tasks, "maxSize": report.max_queue_size},
         "engines": [
             {
-                "worker": worker.name,
-                "state": worker.state,
-                "model": model,
-                "engine": info.get("engine"),
-                "inFlight": worker.in_flight,
-                "running": info.get("running", 0),
-                "waiting": info.get("waiting", 0),
-                "peakRunning": info.get("peak_running", 0),
+                "worker": load.worker,
+                "state": load.state,
+                "model": load.model,
+                "engine": load.engine,
+                "inFlight": load.in_flight,
+                "running": load.running,
+                "waiting": load.waiting,
+                "peakRunning": load.peak_running,
             }
-            for worker in fleet.living
-            for model, info in worker.models.items()
+            for load in report.engines
         ],
     }
 
 
-def _redis_latency_ms(own: Services) -> float | None:
-    started = time.perf_counter()
-    try:
-        own.redis.ping()
-    except (RedisError, OSError):
-        return None
-    return round((time.perf_counter() - started) * 1000, 3)
-
-
 def _word(up: bool) -> str:
     return "UP" if up else "DOWN"
-
-
-def _timestamp(moment: Any = None) -> str:
-    return (moment or now()).strftime("%Y-%m-%dT%H:%M:%SZ")
-
-
-def _duration(elapsed: timedelta) -> str:
-    """As Go writes it: ``1h0m0s``."""
-    minutes, seconds = divmod(int(elapsed.total_seconds()), 60)
-    hours, minutes = divmod(minutes, 60)
-    return f"{hours}h{minutes}m{seconds}s"

@@ -6,7 +6,7 @@ import pytest
 
 from engines.errors import EngineStartError, OutOfMemory
 from engines.registry import ModelSpec
-from engines.tuning import MAX_STEPS, is_memory_failure, smaller, start_with_tuning
+from engines.vllm.tuning import MAX_STEPS, is_memory_failure, smaller, start_with_tuning
 
 #: From vLLM 0.32: ``v1/core/kv_cache_utils.py``, ``v1/worker/{gpu,cpu}_worker.py`` and torch.
 TOO_LONG = (

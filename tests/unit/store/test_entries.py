@@ -2,7 +2,7 @@
 
 import pytest
 
-from store.entries import LAST_SEQUENCE, Entry, EntryId, Kind
+from store.token_log.entries import LAST_SEQUENCE, Entry, EntryId, Kind
 
 NO_IDS = ["", "1", "-", "1-", "-1", "a-1", "1-b", "1-1-1", "-1-1", "1--1", "１-1", f"1-{LAST_SEQUENCE + 1}"]
 

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from engines.registry import ModelSpec
-from engines.training.adapter_check import BrokenAdapter, inspect_adapter
+from engines.training.adapter_files import BrokenAdapter, inspect_adapter
 
 
 def write_adapter(folder: Path, rank: int = 8, **config: object) -> Path:

@@ -8,9 +8,9 @@ import pyarrow
 import pyarrow.parquet
 import pytest
 
-from engines.training.check import Dataset, load_dataset
-from engines.training.lengths import TokenCounter
-from engines.training.rows import MAX_PROBLEMS, DatasetError, Problem
+from engines.training.datasets.lengths import TokenCounter
+from engines.training.datasets.load import Dataset, load_dataset
+from engines.training.datasets.rows import MAX_PROBLEMS, DatasetError, Problem
 from engines.training.spec import LongRows, Method
 from settings import ROOT
 

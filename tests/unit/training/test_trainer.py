@@ -7,8 +7,15 @@ from typing import Any
 
 import pytest
 
-from engines.training.rows import whole
-from engines.training.spec import HyperParams, LongRows, Lora, Method, Quantization, TrainingSpec
+from engines.training.datasets.rows import whole
+from engines.training.spec import (
+    HyperParams,
+    LongRows,
+    Lora,
+    Method,
+    Quantization,
+    TrainingSpec,
+)
 
 # The libraries warn of their own future when they are imported.
 pytestmark = pytest.mark.filterwarnings("ignore")
@@ -16,7 +23,7 @@ SPEC = TrainingSpec("job-1", "base", "/data/x.jsonl", "/out/job-1")
 
 
 def arguments(spec: TrainingSpec = SPEC, evaluates: bool = False, **params: Any) -> Any:
-    from engines.trainer.build import arguments as build
+    from engines.training.trainer.build import arguments as build
 
     return build(spec, replace(spec.params, **params), evaluates)
 
@@ -62,7 +69,7 @@ def test_dpo_has_its_beta() -> None:
 
 
 def test_every_lora_field_reaches_peft() -> None:
-    from engines.trainer.build import lora_config
+    from engines.training.trainer.build import lora_config
 
     own = lora_config(Lora(r=8, alpha=4, dropout=0.2, target_modules=("q_proj", "v_proj"), bias="lora_only"))
     assert (own.r, own.lora_alpha, own.lora_dropout, own.bias) == (8, 4, 0.2, "lora_only")
@@ -82,8 +89,8 @@ def test_a_spec_survives_its_file(tmp_path: Path) -> None:
 def test_quantization_needs_a_gpu() -> None:
     import torch
 
-    from engines.trainer.build import load_model
-    from engines.trainer.errors import TrainingError
+    from engines.training.trainer.build import load_model
+    from engines.training.trainer.errors import TrainingError
 
     if torch.cuda.is_available():
         pytest.skip("this machine has a GPU")
@@ -92,7 +99,7 @@ def test_quantization_needs_a_gpu() -> None:
 
 
 def test_half_the_batch_is_twice_the_accumulation() -> None:
-    from engines.trainer.run import halved
+    from engines.training.trainer.run import halved
 
     own = halved(HyperParams(batch_size=8, gradient_accumulation_steps=2))
     assert (own.batch_size, own.gradient_accumulation_steps) == (4, 4)
@@ -103,7 +110,7 @@ def test_half_the_batch_is_twice_the_accumulation() -> None:
 def test_out_of_memory_goes_on_with_a_smaller_batch(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     import torch
 
-    from engines.trainer import run as module
+    from engines.training.trainer import run as module
 
     tried: list[int] = []
 
@@ -143,7 +150,7 @@ def test_out_of_memory_goes_on_with_a_smaller_batch(tmp_path: Path, monkeypatch:
 def test_failures_say_what_to_do() -> None:
     import torch
 
-    from engines.trainer.errors import explain
+    from engines.training.trainer.errors import to_training_error
 
     cases = [
         (OSError(errno.ENOSPC, "No space left on device"), "disk_full", "free some space"),
@@ -153,13 +160,13 @@ def test_failures_say_what_to_do() -> None:
         (ValueError("/secret/path"), "trainer_error", "The trainer failed (ValueError); the job's log tells more"),
     ]
     for error, code, words in cases:
-        found = explain(error)
+        found = to_training_error(error)
         assert found.code == code
         assert words in str(found)
 
 
 def test_only_whole_checkpoints_count(tmp_path: Path) -> None:
-    from engines.trainer import checkpoints
+    from engines.training.trainer import checkpoints
 
     for step in (5, 10, 15):
         folder = tmp_path / f"checkpoint-{step}"

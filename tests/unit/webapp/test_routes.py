@@ -8,7 +8,7 @@ from flask import Flask
 
 from launcher.redis_server import RedisServer
 from settings import ROOT, Settings
-from store import db
+from store.sql import db
 from webapp import create_app
 
 #: The WebSocket authenticates in its view (``tests/integration/test_socket.py``).

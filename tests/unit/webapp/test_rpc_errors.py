@@ -3,12 +3,12 @@
 import grpc
 import pytest
 from google.rpc import code_pb2, error_details_pb2
-
-from store.outcomes import Code, Detail, Failure, deadline_passed
-from webapp import errors
-from webapp.errors import STATUS as HTTP_STATUS
-from webapp.errors import ApiError
 from webapp.rpc.guard import STATUS, rich_status, snake
+
+from services import errors
+from services.errors import STATUS as HTTP_STATUS
+from services.errors import ApiError
+from store.token_log.outcomes import Code, Detail, Failure, deadline_passed
 
 CODES = [value for name, value in vars(Code).items() if name.isupper()]
 

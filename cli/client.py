@@ -1,0 +1,71 @@
+"""The APIs of a running server, for the commands."""
+
+import json
+from collections.abc import Iterator
+from typing import Any
+
+import click
+import httpx
+
+from settings import Settings
+
+
+class ServerClient:
+    """The native and the OpenAI-compatible API of one server."""
+
+    def __init__(self, url: str, openai_url: str, key: str) -> None:
+        headers = {"Authorization": f"Bearer {key}"} if key else {}
+        # A proxy of the environment is for other hosts: the server is this machine.
+        self._http = httpx.Client(headers=headers, timeout=httpx.Timeout(30, read=600), trust_env=False)
+        self._url, self._openai_url = url.rstrip("/"), openai_url.rstrip("/")
+
+    @classmethod
+    def from_settings(cls) -> "ServerClient":
+        """The server of this machine, with the key of the environment or the one that ``bin/serve`` made."""
+        settings = Settings.from_env()
+        key_file = settings.var / "api_key"
+        key = settings.api_key or (key_file.read_text().strip() if key_file.exists() else "")
+        return cls(f"http://localhost:{settings.port}", f"http://localhost:{settings.openai_port}", key)
+
+    def call(self, method: str, path: str, **options: Any) -> dict[str, Any]:
+        """Return a JSON answer of the native API. Raises ``click.ClickException`` with the server's words."""
+        try:
+            response = self._http.request(method, f"{self._url}/api/v1{path}", **options)
+        except httpx.HTTPError as error:
+            raise _no_answer(self._url, error) from error
+        _require_success(response)
+        answer: dict[str, Any] = response.json()
+        return answer
+
+    def chat(self, model: str, messages: list[dict[str, str]]) -> Iterator[str]:
+        """Yield the text of an answer as it comes."""
+        body = {"model": model, "messages": messages, "stream": True, "temperature": 0, "max_tokens": 512}
+        try:
+            with self._http.stream("POST", f"{self._openai_url}/v1/chat/completions", json=body) as response:
+                if response.status_code != 200:
+                    response.read()
+                    _require_success(response)
+                for line in response.iter_lines():
+                    if line.startswith("data: {"):
+                        chunk = json.loads(line[6:])
+                        if "error" in chunk:
+                            raise click.ClickException(chunk["error"]["message"])
+                        for choice in chunk["choices"]:
+                            yield choice["delta"].get("content") or ""
+        except httpx.HTTPError as error:
+            raise _no_answer(self._openai_url, error) from error
+
+
+def _no_answer(url: str, error: httpx.HTTPError) -> click.ClickException:
+    return click.ClickException(f"{url} does not answer ({error}); is bin/serve running?")
+
+
+def _require_success(response: httpx.Response) -> None:
+    if response.status_code < 400:
+        return
+    try:
+        error = response.json()["error"]
+        lines = [error["message"], *(detail["description"] for detail in error.get("details", []))]
+    except (ValueError, KeyError, TypeError):
+        lines = [f"the server answered {response.status_code}"]
+    raise click.ClickException("\n  ".join(dict.fromkeys(lines)))

@@ -1,0 +1,1 @@
+"""Data sets: read, recognised, measured. No torch here."""

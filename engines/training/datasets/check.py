@@ -1,0 +1,111 @@
+"""``python -m engines.training.datasets.check``: check one data set, in a process with bounds of its own.
+
+Reads a :class:`CheckRequest` as JSON on standard input, writes a :class:`CheckResult` as JSON on standard
+output. A process of its own, because reading and tokenizing would hold up whoever streams beside it,
+and because only a process can be given so much memory and no more. Needs no torch.
+"""
+
+import json
+import os
+import resource
+import sys
+from collections.abc import Iterator
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+from child_process import die_with_parent
+from engines.training.datasets.formats import SampleReader
+from engines.training.datasets.lengths import TokenCounter
+from engines.training.datasets.load import LengthCheck, evaluation_rows
+from engines.training.datasets.rows import DatasetError, Problem, read_rows, whole
+
+
+@dataclass(frozen=True)
+class CheckRequest:
+    """What to check, and how much it may cost."""
+
+    path: str
+    method: str
+    format: str
+    #: Folder with the base model's tokenizer; where it has none, lengths are not counted.
+    tokenizer: str
+    max_tokens: int
+    long_rows: str
+    eval_split: float
+    #: Bytes of the file, rows, bytes of memory; 0 is no bound.
+    max_bytes: int = 0
+    max_rows: int = 0
+    max_memory: int = 0
+
+
+@dataclass(frozen=True)
+class CheckResult:
+    """What was found. ``problems`` is empty for a data set that can be trained on."""
+
+    problems: list[Problem] = field(default_factory=list)
+    format: str = ""
+    rows: int = 0
+    longest: int = 0
+    #: Whether lengths were counted.
+    counted: bool = False
+
+    @classmethod
+    def from_json(cls, text: bytes) -> "CheckResult":
+        document = json.loads(text)
+        return cls(**{**document, "problems": [Problem(**problem) for problem in document["problems"]]})
+
+
+def check(request: CheckRequest) -> CheckResult:
+    """Read the whole file once, row by row, keeping none."""
+    path = Path(request.path)
+    try:
+        counter = TokenCounter(Path(request.tokenizer))
+    except OSError:
+        # A model of the hub that is not on this host: the trainer counts.
+        counter = None
+    try:
+        _require_size(path, request.max_bytes)
+        reader = SampleReader(request.method, request.format)
+        lengths = LengthCheck(counter, request.max_tokens, request.long_rows)
+        for line, samples in reader.read(_bounded(read_rows(path), request.max_rows)):
+            lengths.keep(line, samples)
+        lengths.require_usable(reader.rows)
+        evaluation_rows(lengths.kept, request.eval_split)
+    except DatasetError as error:
+        return CheckResult(list(error.problems))
+    except MemoryError:
+        limit = request.max_memory // 2**20
+        problem = f"it needs more memory than a check may use ({limit} MiB); split it into smaller rows, or use .jsonl"
+        return CheckResult([Problem(0, "", problem)])
+    return CheckResult([], reader.format, reader.rows, lengths.longest, counter is not None)
+
+
+def _require_size(path: Path, bound: int) -> None:
+    try:
+        size = path.stat().st_size
+    except OSError:
+        raise whole("the dataset does not exist any more") from None
+    if bound and size > bound:
+        raise whole(f"the file has {size} bytes; at most {bound} are allowed (CY_LLM_DATASET_MAX_BYTES)")
+
+
+def _bounded(rows: Iterator[tuple[int, Any]], bound: int) -> Iterator[tuple[int, Any]]:
+    for number, row in enumerate(rows, 1):
+        if bound and number > bound:
+            raise whole(f"the dataset has more than the {bound} rows allowed (CY_LLM_DATASET_MAX_ROWS)")
+        yield row
+
+
+def main() -> int:
+    die_with_parent()
+    os.environ["TOKENIZERS_PARALLELISM"] = "false"
+    request = CheckRequest(**json.load(sys.stdin))
+    if request.max_memory:
+        resource.setrlimit(resource.RLIMIT_AS, (request.max_memory, request.max_memory))
+    json.dump(asdict(check(request)), sys.stdout, ensure_ascii=False)
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,141 @@
+"""From a specification to the trainer library's objects."""
+
+import os
+from pathlib import Path
+from typing import Any
+
+import torch
+from datasets import Dataset as HfDataset
+from peft import LoraConfig, PeftModel
+from transformers import AutoModelForCausalLM, AutoTokenizer, BitsAndBytesConfig, PreTrainedTokenizerBase
+from trl import DPOConfig, DPOTrainer, SFTConfig, SFTTrainer
+
+from engines.training.datasets.lengths import TokenCounter
+from engines.training.datasets.load import Dataset, load_dataset
+from engines.training.datasets.rows import whole
+from engines.training.spec import HyperParams, LongRows, Lora, Method, TrainingSpec
+from engines.training.trainer.callbacks import Reporter
+from engines.training.trainer.errors import TrainingError
+
+#: Whole checkpoints that are kept: the newest, and the one before it.
+_KEPT_CHECKPOINTS = 2
+
+
+def read_dataset(spec: TrainingSpec) -> Dataset:
+    """Read the dataset again: it may have changed since the job was accepted. Raises ``DatasetError``."""
+    for path in (spec.dataset, spec.work_dir):
+        # The front door resolved it inside its root; it must not have become a link elsewhere since.
+        if os.path.realpath(path) != path:
+            raise whole("the dataset or the output folder was replaced by a link after the job was accepted")
+    folder = Path(spec.base_model)
+    try:
+        counter: TokenCounter | None = TokenCounter(folder)
+    except OSError:
+        counter = None
+    params = spec.params
+    return load_dataset(
+        Path(spec.dataset),
+        spec.method,
+        spec.dataset_format,
+        counter,
+        params.max_seq_length,
+        spec.long_rows,
+        params.eval_split,
+    )
+
+
+def make_trainer(spec: TrainingSpec, params: HyperParams, dataset: Dataset, reporter: Reporter) -> Any:
+    """Return a trl trainer on the base model. ``params`` may have a smaller batch than the specification."""
+    tokenizer = AutoTokenizer.from_pretrained(spec.base_model, trust_remote_code=False)
+    model = load_model(spec)
+    lora = None
+    if spec.lora is not None and spec.start_adapter:
+        model = PeftModel.from_pretrained(model, spec.start_adapter, is_trainable=True)
+    elif spec.lora is not None:
+        lora = lora_config(spec.lora)
+    common = {
+        "model": model,
+        "args": arguments(spec, params, bool(dataset.evaluation)),
+        "train_dataset": HfDataset.from_list(dataset.train),
+        "eval_dataset": HfDataset.from_list(dataset.evaluation) if dataset.evaluation else None,
+        "processing_class": _with_padding(tokenizer),
+        "peft_config": lora,
+        "callbacks": [reporter],
+    }
+    return DPOTrainer(**common) if spec.method == Method.DPO else SFTTrainer(**common)
+
+
+def arguments(spec: TrainingSpec, params: HyperParams, evaluates: bool) -> SFTConfig | DPOConfig:
+    """Return the trainer library's arguments."""
+    gpu = torch.cuda.is_available()
+    common: dict[str, Any] = {
+        "output_dir": spec.work_dir,
+        "per_device_train_batch_size": params.batch_size,
+        "per_device_eval_batch_size": params.batch_size,
+        "gradient_accumulation_steps": params.gradient_accumulation_steps,
+        "learning_rate": params.learning_rate,
+        "num_train_epochs": params.epochs,
+        "max_length": params.max_seq_length if spec.long_rows == LongRows.TRUNCATE else None,
+        # The library takes a number below one as a share of all steps.
+        "warmup_steps": params.warmup_ratio,
+        "weight_decay": params.weight_decay,
+        "lr_scheduler_type": params.lr_scheduler,
+        "seed": params.seed,
+        "save_strategy": "steps",
+        "save_steps": params.save_steps,
+        "save_total_limit": _KEPT_CHECKPOINTS,
+        "eval_strategy": "steps" if evaluates else "no",
+        "eval_steps": params.eval_steps,
+        "logging_steps": params.logging_steps,
+        "logging_first_step": True,
+        # A loss that is not a number must be seen, not smoothed away.
+        "logging_nan_inf_filter": False,
+        "gradient_checkpointing": gpu,
+        "bf16": gpu,
+        "use_cpu": not gpu,
+        "report_to": [],
+        "disable_tqdm": True,
+    }
+    if spec.method == Method.DPO:
+        return DPOConfig(beta=params.beta, **common)
+    if params.packing:
+        # Packing fills sequences of exactly this length.
+        common["max_length"] = params.max_seq_length
+    return SFTConfig(packing=params.packing, **common)
+
+
+def lora_config(lora: Lora) -> LoraConfig:
+    return LoraConfig(
+        r=lora.r,
+        lora_alpha=lora.alpha,
+        lora_dropout=lora.dropout,
+        target_modules=list(lora.target_modules) or "all-linear",
+        bias=lora.bias,
+        task_type="CAUSAL_LM",
+    )
+
+
+def load_model(spec: TrainingSpec) -> Any:
+    """Load the base model, in bfloat16 on a GPU; quantized if asked. Raises ``TrainingError``."""
+    gpu = torch.cuda.is_available()
+    quantization = None
+    if spec.quantization is not None and spec.quantization.use_4bit:
+        if not gpu:
+            raise TrainingError("quantization", "4-bit quantization needs an NVIDIA GPU, and this worker has none")
+        quantization = BitsAndBytesConfig(
+            load_in_4bit=True,
+            bnb_4bit_compute_dtype=getattr(torch, spec.quantization.compute_dtype),
+            bnb_4bit_quant_type=spec.quantization.quant_type,
+        )
+    return AutoModelForCausalLM.from_pretrained(
+        spec.base_model,
+        dtype=torch.bfloat16 if gpu else torch.float32,
+        quantization_config=quantization,
+        trust_remote_code=False,
+    )
+
+
+def _with_padding(tokenizer: PreTrainedTokenizerBase) -> PreTrainedTokenizerBase:
+    if tokenizer.pad_token is None:
+        tokenizer.pad_token = tokenizer.eos_token
+    return tokenizer

@@ -1,0 +1,1 @@
+"""Engines on vLLM. Only here is vLLM imported."""

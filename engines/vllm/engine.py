@@ -1,0 +1,236 @@
+"""What both vLLM engines share: prompts, sampling, chunks and the OpenAI surface.
+
+They differ in the ``EngineClient`` underneath, which a subclass makes.
+"""
+
+import json
+import logging
+import os
+from abc import abstractmethod
+from collections.abc import AsyncGenerator
+from contextlib import aclosing
+from dataclasses import replace
+from typing import Any
+
+from vllm.engine.arg_utils import AsyncEngineArgs
+from vllm.engine.protocol import EngineClient
+from vllm.inputs import tokens_input
+from vllm.outputs import RequestOutput
+from vllm.sampling_params import RequestOutputKind, SamplingParams
+
+from engines.base import Engine
+from engines.errors import EngineDead, EngineError, EngineStartError, InvalidRequest, OutOfMemory
+from engines.registry import ModelSpec
+from engines.types import (
+    DEFAULT_MAX_NEW_TOKENS,
+    Chunk,
+    EngineInfo,
+    GenerateRequest,
+    HttpCall,
+    HttpStart,
+    Usage,
+)
+from engines.vllm.adapters import AdapterTable
+from engines.vllm.cpu import prepare_cpu
+from engines.vllm.internals import (
+    EngineDeadError,
+    EngineGenerateError,
+    cache_environment,
+    has_chat_template,
+    tokenize_chat,
+    tokenize_text,
+)
+from engines.vllm.logging import EngineLog
+from engines.vllm.openai_app import OpenAIApp
+from engines.vllm.resume import ResumedText
+from engines.vllm.stats import LoadStats
+from engines.vllm.tuning import is_memory_failure, start_with_tuning
+
+log = logging.getLogger(__name__)
+
+#: The engine core drains by itself when the whole process group is told to stop, so
+#: that a worker's own drain is not cut short. Seconds.
+_CORE_DRAIN_SECONDS = 600
+#: See ``engines.vllm.executor``.
+_EXECUTOR = "engines.vllm.executor.GuardedUniProcExecutor"
+
+
+class VllmEngine(Engine):
+    """An :class:`Engine` on a vLLM ``EngineClient``."""
+
+    def __init__(self, spec: ModelSpec) -> None:
+        super().__init__(spec)
+        self._client: EngineClient | None = None
+        self._openai_app: OpenAIApp | None = None
+        self._adapters = AdapterTable(spec)
+        self._load = LoadStats()
+        self._engine_log = EngineLog()
+
+    @abstractmethod
+    def _make_client(self, arguments: AsyncEngineArgs, load: LoadStats) -> EngineClient:
+        """Start a client; blocks until the model is loaded. Raises whatever vLLM raises."""
+
+    async def start(self) -> None:
+        # A fork of a process with threads, and perhaps CUDA, is not safe.
+        os.environ.setdefault("VLLM_WORKER_MULTIPROC_METHOD", "spawn")
+        os.environ.setdefault("VLLM_NO_USAGE_STATS", "1")
+        prepare_cpu()
+        self._client, self.spec = await start_with_tuning(self.spec, self._try)
+        self._openai_app = await OpenAIApp.create(self._client, self.spec)
+        cache_environment()
+
+    async def _try(self, spec: ModelSpec) -> EngineClient:
+        self._engine_log.clear()
+        arguments = engine_arguments(spec, str(self._engine_log.config_file))
+        try:
+            return self._make_client(arguments, self._load)
+        except Exception as error:
+            errors = f"{error} {self._engine_log.recent_errors()}".strip()
+            error_type = OutOfMemory if is_memory_failure(errors) else EngineStartError
+            raise error_type(f"model {spec.id!r} did not start: {errors}") from error
+
+    async def stop(self) -> None:
+        if self._client is not None:
+            self._client.shutdown(timeout=0)
+        self._engine_log.close()
+
+    async def generate(self, request: GenerateRequest) -> AsyncGenerator[Chunk, None]:
+        client = self._require_client()
+        adapter = await self._adapters.loaded(client, request.adapter)
+        prompt_ids = await self._tokenize(request.prompt)
+        limit = self._limit(request, len(prompt_ids))
+        delivered_count = len(request.delivered)
+        if delivered_count >= limit:
+            yield Chunk("", (), "length", Usage(len(prompt_ids), delivered_count))
+            return
+        parameters = self._sampling(request, limit - delivered_count)
+        outputs = client.generate(
+            tokens_input([*prompt_ids, *request.delivered]),
+            parameters,
+            request.request_id,
+            lora_request=adapter,
+            # vLLM serves the lowest number first.
+            priority=-request.priority,
+        )
+        text = ResumedText(client, prompt_ids, parameters, request.delivered) if delivered_count else None
+        usage = Usage(len(prompt_ids), delivered_count)
+        try:
+            async for output in outputs:
+                chunk = _chunk(output, usage)
+                usage = chunk.usage
+                yield replace(chunk, text=text.next(chunk)) if text else chunk
+        except EngineDeadError as error:
+            raise EngineDead(f"the engine of model {self.spec.id!r} stopped working") from error
+        except EngineGenerateError as error:
+            if client.errored:
+                raise EngineDead(f"the engine of model {self.spec.id!r} stopped working") from error
+            raise EngineError(f"the engine of model {self.spec.id!r} failed: {error.__cause__ or error}") from error
+
+    async def openai(self, call: HttpCall) -> AsyncGenerator[HttpStart | bytes, None]:
+        client = self._require_client()
+        assert self._openai_app is not None
+        if call.adapter is not None:
+            adapter = await self._adapters.loaded(client, call.adapter)
+            assert adapter is not None
+            self._openai_app.name_adapter(json.loads(call.body)["model"], adapter)
+        async with aclosing(self._openai_app.call(call)) as parts:
+            async for part in parts:
+                if client.errored:
+                    # The application would make an answer of it, with status 500.
+                    raise EngineDead(f"the engine of model {self.spec.id!r} stopped working")
+                yield part
+
+    async def load_adapter(self, path: str) -> None:
+        await self._adapters.loaded(self._require_client(), path)
+
+    def info(self) -> EngineInfo:
+        limit = self._client.model_config.max_model_len if self._client else self.spec.max_model_len or 0
+        load = self._load
+        return EngineInfo(self.spec.id, self.spec.engine, limit, load.running, load.waiting, load.peak_running)
+
+    @property
+    def dead(self) -> bool:
+        return self._client is not None and self._client.errored
+
+    def _require_client(self) -> EngineClient:
+        if self._client is None or self._client.errored:
+            raise EngineDead(f"the engine of model {self.spec.id!r} is not running")
+        return self._client
+
+    async def _tokenize(self, prompt: str) -> list[int]:
+        client = self._require_client()
+        if self.spec.prompt_format == "chat" and has_chat_template(client):
+            return await tokenize_chat(client, prompt)
+        return await tokenize_text(client, prompt)
+
+    def _limit(self, request: GenerateRequest, prompt_tokens: int) -> int:
+        """Return how many tokens the whole answer may have, or raise ``InvalidRequest``."""
+        context = self.info().max_model_len
+        room = context - prompt_tokens
+        if room < 1:
+            raise InvalidRequest(
+                "prompt_too_long",
+                "prompt",
+                f"The prompt has {prompt_tokens} tokens; the model's context holds {context}, the answer included",
+            )
+        wanted = request.sampling.max_new_tokens
+        if wanted is None:
+            return min(DEFAULT_MAX_NEW_TOKENS, room)
+        if wanted > room:
+            raise InvalidRequest(
+                "out_of_range",
+                "generation.maxNewTokens",
+                f"{wanted} is too large: behind a prompt of {prompt_tokens} tokens "
+                f"the model's context of {context} has room for {room}",
+            )
+        return wanted
+
+    def _sampling(self, request: GenerateRequest, max_tokens: int) -> SamplingParams:
+        sampling = request.sampling
+        return SamplingParams(
+            max_tokens=max_tokens,
+            temperature=sampling.temperature,
+            top_p=sampling.top_p if sampling.temperature > 0 else 1.0,
+            repetition_penalty=sampling.repetition_penalty,
+            output_kind=RequestOutputKind.DELTA,
+        )
+
+
+def engine_arguments(spec: ModelSpec, logging_config: str | None = None) -> AsyncEngineArgs:
+    """Translate a model's entry into vLLM's arguments; what it leaves open stays vLLM's default."""
+    arguments: dict[str, Any] = {
+        "model": spec.location,
+        "served_model_name": [spec.id],
+        "tensor_parallel_size": spec.tensor_parallel_size,
+        "dtype": spec.dtype,
+        "quantization": spec.quantization,
+        "trust_remote_code": False,
+        "enable_log_requests": False,
+        "shutdown_timeout": _CORE_DRAIN_SECONDS,
+        # The request's own values are the only sampling defaults.
+        "generation_config": "vllm",
+        "scheduling_policy": "priority",
+    }
+    optional = ("max_model_len", "max_num_seqs", "gpu_memory_utilization", "kv_cache_memory_bytes", "kv_cache_dtype")
+    for name in (*optional, "enable_prefix_caching", "enforce_eager"):
+        if getattr(spec, name) is not None:
+            arguments[name] = getattr(spec, name)
+    if spec.tensor_parallel_size == 1:
+        # On a CPU vLLM's own choice is a second process, and both spin (``engines.vllm.cpu``). A model that is
+        # split over several GPUs keeps vLLM's choice, whose processes watch the core's death themselves.
+        arguments["distributed_executor_backend"] = _EXECUTOR
+    if spec.takes_adapters:
+        arguments |= {"enable_lora": True, "max_loras": spec.max_loras, "max_lora_rank": spec.max_lora_rank}
+    if logging_config:
+        from vllm.config.logging import LoggingConfig
+
+        arguments["logging_config"] = LoggingConfig(pylogging_config_file=logging_config)
+    return AsyncEngineArgs(**arguments)
+
+
+def _chunk(output: RequestOutput, delivered_count: Usage) -> Chunk:
+    """Map one DELTA output; ``delivered_count`` counts what came before it."""
+    [completion] = output.outputs
+    tokens = tuple(completion.token_ids)
+    usage = Usage(delivered_count.prompt_tokens, delivered_count.completion_tokens + len(tokens))
+    return Chunk(completion.text, tokens, completion.finish_reason if output.finished else None, usage)

@@ -1,0 +1,151 @@
+"""The one door to what vLLM 0.32 does not document. Nothing else in the project imports such a part.
+
+Documented, and used elsewhere in this package: engine arguments, ``EngineClient``, sampling
+parameters, outputs, inputs, ``LoRARequest``, ``current_platform``. All else passes here, each use with its
+reason. ``tests/engine/test_vllm_internals.py`` checks what is relied on against the installed vLLM, and
+names it, so that an upgrade fails there.
+"""
+
+from collections.abc import Callable, Sequence
+from types import SimpleNamespace
+from typing import Any
+
+import vllm.envs
+from vllm.engine.arg_utils import AsyncEngineArgs, EngineArgs
+from vllm.engine.protocol import EngineClient
+from vllm.entrypoints.launchers.api_server.app_state import init_app_state
+from vllm.entrypoints.launchers.app import build_app
+from vllm.entrypoints.launchers.cli_args import make_arg_parser
+from vllm.lora.request import LoRARequest
+from vllm.renderers.params import ChatParams, TokenizeParams
+from vllm.sampling_params import SamplingParams
+from vllm.utils.argparse_utils import FlexibleArgumentParser
+from vllm.v1.engine import EngineCoreRequest
+from vllm.v1.engine.async_llm import AsyncLLM
+from vllm.v1.engine.detokenizer import IncrementalDetokenizer
+from vllm.v1.engine.exceptions import EngineDeadError, EngineGenerateError
+from vllm.v1.engine.llm_engine import LLMEngine
+from vllm.v1.engine.output_processor import RequestOutputCollector
+from vllm.v1.metrics.loggers import StatLoggerBase
+from vllm.v1.metrics.stats import IterationStats, SchedulerStats
+
+__all__ = [
+    "EngineDeadError",
+    "EngineGenerateError",
+    "HookedAsyncLLM",
+    "IterationStats",
+    "RequestOutputCollector",
+    "SchedulerStats",
+    "StatLoggerBase",
+    "SyncEngine",
+    "TextReplay",
+    "build_openai_app",
+    "cache_environment",
+    "name_adapter",
+    "tokenize_chat",
+    "tokenize_text",
+]
+
+#: vLLM's executor that computes in the engine core's own process (what it names "uni").
+ONE_PROCESS_EXECUTOR = "vllm.v1.executor.uniproc_executor.UniProcExecutor"
+
+#: Text is tokenized as it is: the chat template brings the special tokens, and the
+#: length is checked by the caller, with a message that names the field.
+_TOKENIZE = TokenizeParams(max_total_tokens=None, add_special_tokens=False)
+_TOKENIZE_RAW = TokenizeParams(max_total_tokens=None, add_special_tokens=True)
+
+
+def cache_environment() -> None:
+    """Let vLLM read its environment once.
+
+    It looks into the environment for every output of every step, a third of a busy worker's
+    interpreter time, and caches that in its core alone.
+    """
+    vllm.envs.enable_envs_cache()
+
+
+async def tokenize_chat(client: EngineClient, prompt: str) -> list[int]:
+    """Return the tokens of one user message, through the chat template, as vLLM's own chat endpoint makes them."""
+    messages: list[Any] = [{"role": "user", "content": prompt}]
+    parameters = ChatParams(chat_template_kwargs={"add_generation_prompt": True})
+    _, prompts = await client.renderer.render_chat_async([messages], parameters, _TOKENIZE)
+    ids: list[int] = prompts[0]["prompt_token_ids"]
+    return ids
+
+
+async def tokenize_text(client: EngineClient, prompt: str) -> list[int]:
+    """Return the tokens of a plain text, as vLLM's completion endpoint makes them."""
+    prompts = await client.renderer.render_cmpl_async([{"prompt": prompt}], _TOKENIZE_RAW)
+    ids: list[int] = prompts[0]["prompt_token_ids"]
+    return ids
+
+
+def has_chat_template(client: EngineClient) -> bool:
+    return bool(getattr(client.renderer.tokenizer, "chat_template", None))
+
+
+class HookedAsyncLLM(AsyncLLM):
+    """``AsyncLLM`` that shows each request's collector before outputs come: there is no public place for that."""
+
+    #: Called with each collector; it may change its class.
+    on_collector: Callable[[RequestOutputCollector], None] = staticmethod(lambda collector: None)
+
+    def unfinished_requests(self) -> int:
+        """How many requests the engine has."""
+        return int(self.output_processor.get_num_unfinished_requests())
+
+    async def _add_request(
+        self, request: EngineCoreRequest, prompt: str | None, parent_req: Any, index: int, queue: RequestOutputCollector
+    ) -> None:
+        self.on_collector(queue)
+        await super()._add_request(request, prompt, parent_req, index, queue)
+
+
+class SyncEngine:
+    """vLLM's synchronous ``LLMEngine``, whose arguments and ends are not documented."""
+
+    def __init__(self, arguments: EngineArgs | AsyncEngineArgs, stat_loggers: list[Any]) -> None:
+        self.engine = LLMEngine.from_engine_args(arguments, stat_loggers=stat_loggers)
+
+    def abort(self, internal_id: str) -> None:
+        """Abort what ``add_request`` returned the id of: the public id may be in use again."""
+        self.engine.abort_request([internal_id], internal=True)
+
+    def shutdown(self) -> None:
+        """Free the engine core; ``LLMEngine`` has no method for it."""
+        self.engine.engine_core.shutdown()
+
+
+class TextReplay:
+    """The detokenizer of an undisturbed run, made again; vLLM has none that starts in the middle of a text."""
+
+    def __init__(
+        self, client: EngineClient, prompt_ids: Sequence[int], parameters: SamplingParams, delivered: Sequence[int]
+    ) -> None:
+        request: Any = SimpleNamespace(
+            request_id="resumed", prompt_token_ids=list(prompt_ids), prompt_embeds=None, sampling_params=parameters
+        )
+        self._detokenizer = IncrementalDetokenizer.from_new_request(client.renderer.tokenizer, request)
+        self.text(delivered, stopped=False, finished=False)
+
+    def text(self, token_ids: Sequence[int], stopped: bool, finished: bool) -> str:
+        """Return the new text of the tokens."""
+        self._detokenizer.update(list(token_ids), stop_terminated=stopped)
+        return self._detokenizer.get_next_output_text(finished=finished, delta=True)
+
+
+async def build_openai_app(client: EngineClient, location: str, model_id: str) -> Any:
+    """Return vLLM's own OpenAI-compatible ASGI application on a running engine; its server is not opened."""
+    parser = make_arg_parser(FlexibleArgumentParser())
+    arguments = parser.parse_args(["--model", location, "--served-model-name", model_id, "--generation-config", "vllm"])
+    tasks = await client.get_supported_tasks()
+    app = build_app(arguments, tasks, client.model_config)
+    # Cross-origin rules and HTTP metrics belong to who listens on a port: not here, and every chunk pays for them.
+    app.user_middleware.clear()
+    await init_app_state(client, app.state, arguments, tasks)
+    return app
+
+
+def name_adapter(app: Any, name: str, adapter: LoRARequest) -> None:
+    """Let the application know a loaded adapter as a model; its own endpoint would load it once more."""
+    app.state.openai_serving_models.lora_requests[name] = LoRARequest(name, adapter.lora_int_id, adapter.lora_path)

@@ -1,0 +1,96 @@
+"""vLLM's own OpenAI-compatible application, called in process: no socket, no copy of it here."""
+
+import asyncio
+import contextlib
+from collections.abc import AsyncGenerator, MutableMapping
+from typing import Any
+
+from vllm.engine.protocol import EngineClient
+from vllm.lora.request import LoRARequest
+
+from engines.registry import ModelSpec
+from engines.types import HttpCall, HttpStart
+from engines.vllm.internals import build_openai_app, name_adapter
+
+#: An ASGI message.
+_Message = MutableMapping[str, Any]
+
+
+class OpenAIApp:
+    """Drives vLLM's ASGI application for one engine."""
+
+    def __init__(self, app: Any) -> None:
+        self._app = app
+
+    @classmethod
+    async def create(cls, client: EngineClient, spec: ModelSpec) -> "OpenAIApp":
+        """Build the application on a running engine."""
+        return cls(await build_openai_app(client, spec.location, spec.id))
+
+    def name_adapter(self, name: str, adapter: LoRARequest) -> None:
+        """Let the application know a loaded adapter as a model called ``name``."""
+        name_adapter(self._app, name, adapter)
+
+    async def call(self, call: HttpCall) -> AsyncGenerator[HttpStart | bytes, None]:
+        """Yield the answer's head, then its body as it is written.
+
+        Closing the generator tells the application that the client left, which aborts
+        the generation.
+        """
+        connection = _Connection(call)
+        task = asyncio.create_task(self._app(connection.scope, connection.receive, connection.send))
+        task.add_done_callback(lambda _: connection.parts.put_nowait(None))
+        try:
+            while (part := await connection.parts.get()) is not None:
+                yield part
+            # A failure inside the application is raised here, after what it had sent.
+            await task
+        finally:
+            connection.gone.set()
+            task.cancel()
+            with contextlib.suppress(asyncio.CancelledError, Exception):
+                await task
+
+
+class _Connection:
+    """One request as an ASGI server would hold it."""
+
+    def __init__(self, call: HttpCall) -> None:
+        self.parts: asyncio.Queue[HttpStart | bytes | None] = asyncio.Queue()
+        self.gone = asyncio.Event()
+        self._body: bytes | None = call.body
+        self.scope: dict[str, Any] = {
+            "type": "http",
+            "asgi": {"version": "3.0", "spec_version": "2.4"},
+            "http_version": "1.1",
+            "method": "POST",
+            "scheme": "http",
+            "path": call.path,
+            "raw_path": call.path.encode(),
+            "root_path": "",
+            "query_string": b"",
+            "headers": [
+                (b"content-type", b"application/json"),
+                (b"content-length", str(len(call.body)).encode()),
+                # vLLM builds the answer's id from this.
+                (b"x-request-id", call.request_id.encode()),
+            ],
+            "client": ("127.0.0.1", 0),
+            "server": ("127.0.0.1", 0),
+            "state": {},
+        }
+
+    async def receive(self) -> _Message:
+        if self._body is not None:
+            body, self._body = self._body, None
+            return {"type": "http.request", "body": body, "more_body": False}
+        await self.gone.wait()
+        return {"type": "http.disconnect"}
+
+    async def send(self, message: _Message) -> None:
+        if message["type"] == "http.response.start":
+            headers = {name.decode().lower(): value.decode() for name, value in message["headers"]}
+            content_type = headers.get("content-type", "application/json")
+            self.parts.put_nowait(HttpStart(message["status"], content_type))
+        elif message["type"] == "http.response.body" and message.get("body"):
+            self.parts.put_nowait(bytes(message["body"]))

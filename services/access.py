@@ -1,0 +1,45 @@
+"""Who may do what, and who sees what: the one place that decides it."""
+
+from services.errors import PermissionDenied, Unauthenticated
+from store.sql.api_keys import ANONYMOUS, ApiKeyAuthenticator, Principal, Scope
+
+#: A scope that holds another one's rights too.
+_IMPLIED = {Scope.OPENAI: (Scope.OPENAI, Scope.INFERENCE)}
+
+
+class Access:
+    """Authentication and authorization of one process."""
+
+    def __init__(self, keys: ApiKeyAuthenticator) -> None:
+        self._keys = keys
+
+    def authenticate(self, token: str | None) -> Principal:
+        """Return whose token it is; everybody's while no key is configured. Raises ``Unauthenticated``."""
+        principal = self._keys.authenticate(token) if token else None
+        if principal is not None:
+            return principal
+        if not self._keys.configured():
+            return ANONYMOUS
+        raise Unauthenticated
+
+    def require_scope(self, principal: Principal, scope: Scope) -> None:
+        """Raises ``PermissionDenied``."""
+        if not self.has_scope(principal, scope):
+            raise PermissionDenied(scope.value)
+
+    @staticmethod
+    def has_scope(principal: Principal, scope: Scope) -> bool:
+        return any(principal.has_scope(held) for held in _IMPLIED.get(scope, (scope,)))
+
+    def require_active(self, principal: Principal) -> None:
+        """Raises ``Unauthenticated`` when the key was revoked since. Seen within ``api_keys.CACHE_SECONDS``."""
+        if not self._keys.is_active(principal):
+            raise Unauthenticated
+
+    def visible_tenant(self, principal: Principal) -> str | None:
+        """Return whose things the principal sees; None is everybody's."""
+        return None if principal.has_scope(Scope.ADMIN) else principal.tenant
+
+    def can_see(self, principal: Principal, tenant: str) -> bool:
+        """Whether a thing of that tenant exists, as far as the principal is told."""
+        return self.visible_tenant(principal) in (None, tenant)

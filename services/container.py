@@ -1,0 +1,110 @@
+"""Every service of one process, made once, at its start. All may be used from any thread."""
+
+from dataclasses import dataclass
+
+import redis
+
+from services.access import Access
+from services.adapters import AdapterService
+from services.health import HealthService
+from services.inference.admission import Admission
+from services.inference.cancellation import Cancellation
+from services.inference.failover import Failover
+from services.inference.idempotency import Idempotency
+from services.inference.routing import Router
+from services.inference.service import InferenceService
+from services.lifecycle import Lifecycle
+from services.limits import Limits
+from services.models import ModelCatalog
+from services.training.checks import TrainingChecks
+from services.training.dataset_check import DatasetChecker
+from services.training.service import TrainingService
+from settings import Settings
+from store.redis.client import connect
+from store.redis.presence import PresenceReader
+from store.redis.request_records import RequestStore
+from store.sql import db
+from store.sql.adapters import AdapterStore
+from store.sql.api_keys import ApiKeyAuthenticator
+from store.sql.jobs import JobStore
+from store.token_log.hub import Hub
+from tasks.broker.queue_depth import QueueDepth
+
+
+@dataclass(frozen=True)
+class Services:
+    """What faces call."""
+
+    settings: Settings
+    lifecycle: Lifecycle
+    access: Access
+    limits: Limits
+    models: ModelCatalog
+    adapters: AdapterService
+    inference: InferenceService
+    training: TrainingService
+    health: HealthService
+    client: redis.Redis
+
+    @classmethod
+    def create(cls, settings: Settings) -> "Services":
+        """Raises ``ConfigError`` for a model file that cannot be used."""
+        client = connect(settings.redis_url)
+        sessions = db.sessions(db.connect(settings.database_url))
+        presence, queue_depth = PresenceReader(client), QueueDepth(client)
+        lifecycle = Lifecycle()
+        access = Access(ApiKeyAuthenticator(settings, sessions))
+        limits = Limits(client, settings.redis_url, settings.requests_per_minute, settings.streams_per_key)
+        adapters = AdapterService(AdapterStore(sessions, settings.adapters_root), access)
+        models = ModelCatalog(settings.config_path, settings.engine, client, presence, adapters)
+        jobs = JobStore(sessions)
+        checks = TrainingChecks(settings, models, adapters, jobs, access, DatasetChecker(settings))
+        return cls(
+            settings=settings,
+            lifecycle=lifecycle,
+            access=access,
+            limits=limits,
+            models=models,
+            adapters=adapters,
+            inference=_inference(settings, client, presence, queue_depth, lifecycle, access, limits, models, adapters),
+            training=TrainingService(client, access, limits, checks, jobs, lifecycle, settings.keepalive),
+            health=HealthService(client, presence, lifecycle, settings.max_queue_size),
+            client=client,
+        )
+
+    def close(self) -> None:
+        """End the threads and the connections; for tests and servers that stop, a process just exits."""
+        self.inference.failover.close()
+        self.limits.close()
+        self.inference.hub.close()
+        self.client.close()
+
+
+def _inference(
+    settings: Settings,
+    client: redis.Redis,
+    presence: PresenceReader,
+    queue_depth: QueueDepth,
+    lifecycle: Lifecycle,
+    access: Access,
+    limits: Limits,
+    models: ModelCatalog,
+    adapters: AdapterService,
+) -> InferenceService:
+    hub = Hub(settings.redis_url, client)
+    requests = RequestStore(client, settings.stream_ttl)
+    idempotency = Idempotency(client, requests, settings.stream_ttl)
+    router = Router(presence, queue_depth, settings.max_queue_size)
+    return InferenceService(
+        client=client,
+        hub=hub,
+        requests=requests,
+        access=access,
+        limits=limits,
+        lifecycle=lifecycle,
+        admission=Admission(access, limits, models, adapters, router, idempotency, settings.request_timeout),
+        idempotency=idempotency,
+        failover=Failover(client, requests, presence, queue_depth, settings.stream_ttl),
+        cancellation=Cancellation(client, hub, settings.stream_ttl),
+        keepalive=settings.keepalive,
+    )

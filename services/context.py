@@ -1,0 +1,31 @@
+"""What a face knows of a call, handed down with it: services never look it up."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from store.sql.api_keys import Principal
+
+
+def _still_there() -> bool:
+    return False
+
+
+def _nothing() -> None:
+    """There is nobody to tell."""
+
+
+@dataclass(frozen=True)
+class RequestContext:
+    """One call of one client, whatever it came through."""
+
+    principal: Principal
+    #: What is called, as the face names it (an HTTP path): an idempotency key holds for one operation.
+    operation: str = ""
+    #: '' where the client gave none.
+    idempotency_key: str = ""
+    #: How long the client would wait, in seconds; the system's own bound holds in any case.
+    timeout: float | None = None
+    #: Tells whether the client has left. Called from the thread that follows the request.
+    disconnected: Callable[[], bool] = _still_there
+    #: Called once the request is on its way: nothing but waiting follows.
+    on_submitted: Callable[[], None] = _nothing

@@ -1,0 +1,1 @@
+"""One request of a client: admitted, submitted, followed, resumed, cancelled, failed over."""

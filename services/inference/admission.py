@@ -1,0 +1,131 @@
+"""From a checked request to one that may be followed. Every face's requests pass here."""
+
+import math
+import time
+from collections.abc import Callable
+from dataclasses import asdict
+from typing import Any
+
+from services.access import Access
+from services.adapters import AdapterService
+from services.context import RequestContext
+from services.errors import InvalidRequest
+from services.inference.idempotency import Idempotency
+from services.inference.routing import Route, Router
+from services.inference.submission import GenerationRequest, OpenAIRequest, Submission
+from services.limits import Limits
+from services.models import ModelCatalog
+from store.redis.request_records import RequestRecord, new_request_id
+from store.sql.adapters import reference
+from store.token_log.entries import encode
+
+
+class Admission:
+    """Rate, model, idempotency key, adapter, queue: in this order, each once."""
+
+    def __init__(
+        self,
+        access: Access,
+        limits: Limits,
+        models: ModelCatalog,
+        adapters: AdapterService,
+        router: Router,
+        idempotency: Idempotency,
+        request_timeout: float,
+    ) -> None:
+        self._access = access
+        self._limits = limits
+        self._models = models
+        self._adapters = adapters
+        self._router = router
+        self._idempotency = idempotency
+        self._request_timeout = request_timeout
+
+    def admit(self, context: RequestContext, request: GenerationRequest) -> Submission:
+        """Admit a text to continue. Raises ``ServiceError``, ``redis.RedisError``, ``SQLAlchemyError``."""
+        self._admit_caller(context)
+        spec = self._models.resolve(request.model, "modelId")
+
+        def make_record() -> tuple[RequestRecord, Route]:
+            adapter = None
+            if request.adapter is not None:
+                adapter = self._adapters.folder_of(context.principal, spec, request.adapter)
+            route = self._router.route_request(spec, request.worker_hint)
+            _require_room(request.sampling.max_new_tokens, route.fleet.engine_info(spec.id))
+            record = RequestRecord(
+                id=new_request_id(),
+                kind=RequestRecord.GENERATE,
+                model=spec.id,
+                owner=context.principal.id,
+                deadline=self._deadline(context),
+                payload={
+                    "prompt": request.prompt,
+                    "adapter": adapter,
+                    "sampling": asdict(request.sampling),
+                    "with_metadata": request.with_metadata,
+                    "tenant": context.principal.tenant,
+                },
+                priority=request.priority,
+                worker_hint=request.worker_hint,
+                metadata=request.metadata,
+            )
+            return record, route
+
+        return self._begin_once(context, request.body, make_record)
+
+    def admit_openai(self, context: RequestContext, request: OpenAIRequest) -> Submission:
+        """Admit a call of the OpenAI-compatible API. Raises as :meth:`admit`."""
+        self._admit_caller(context)
+        spec, adapter = self._models.resolve_with_adapter(context.principal, request.model)
+
+        def make_record() -> tuple[RequestRecord, Route]:
+            route = self._router.route_request(spec)
+            # The version that the name means now, so that the answer stays on it.
+            served_name = reference(adapter) if adapter else spec.id
+            record = RequestRecord.openai(
+                id=new_request_id(),
+                model=spec.id,
+                owner=context.principal.id,
+                tenant=context.principal.tenant,
+                deadline=self._deadline(context),
+                path=request.path,
+                body=encode({**request.body, "model": served_name}),
+                adapter=adapter.path if adapter else None,
+            )
+            return record, route
+
+        return self._begin_once(context, request.original, make_record)
+
+    def _admit_caller(self, context: RequestContext) -> None:
+        # A call may carry many requests, over a longer time than its key lives.
+        self._access.require_active(context.principal)
+        self._limits.count_request(context.principal.id)
+
+    def _begin_once(
+        self,
+        context: RequestContext,
+        body: dict[str, Any],
+        make_record: Callable[[], tuple[RequestRecord, Route]],
+    ) -> Submission:
+        """Return the request that the caller's idempotency key began, else a new one."""
+        name = self._idempotency.name_of(context)
+        begun = self._idempotency.find(name, body)
+        if begun is not None:
+            return Submission(begun, None)
+        record, route = make_record()
+        faster = self._idempotency.remember(name, record, body)
+        if faster is not None:
+            return Submission(faster, None)
+        return Submission(record, route, name)
+
+    def _deadline(self, context: RequestContext) -> float:
+        bound = math.inf if context.timeout is None else context.timeout
+        return time.time() + min(self._request_timeout, bound)
+
+
+def _require_room(wanted: int | None, engine: dict[str, Any] | None) -> None:
+    """Refuse here what no prompt could leave room for; the worker knows the prompt's length."""
+    window = (engine or {}).get("max_model_len")
+    if wanted is not None and window and wanted >= window:
+        description = f"{wanted} is too large: the model's context holds {window} tokens, the prompt included"
+        raise InvalidRequest.of("out_of_range", "generation.maxNewTokens", description)

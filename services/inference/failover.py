@@ -1,0 +1,204 @@
+"""Failover: sees that the worker of a followed request is gone, and sends the next attempt.
+
+One thread per process looks after all requests that the process follows, and keeps what requests are
+admitted by (who lives, how many wait) fresh. Who wins the
+claim for an attempt sends it; everyone else just goes on following. A newer attempt fences
+an older one in the token log, so a worker wrongly taken for dead costs work, never text.
+"""
+
+import logging
+import threading
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+
+import redis
+from redis.exceptions import RedisError
+
+from store.redis.presence import SETTLE_SECONDS, Fleet, PresenceReader
+from store.redis.request_records import RequestRecord, RequestStore
+from store.token_log import log as token_log
+from store.token_log import outcomes
+from store.token_log.attempts import Attempts
+from store.token_log.entries import Entry, Kind, Reason
+from tasks.broker import queues, submit
+from tasks.broker.queue_depth import QueueDepth
+
+log = logging.getLogger(__name__)
+
+#: How often the requests are looked at. Seconds. With the lifetime of a worker's record
+#: (``store.redis.presence``), a lost worker is noticed within three.
+TICK_SECONDS = 0.25
+#: How often the queues are searched for requests that no worker has begun. Seconds.
+_SCAN_SECONDS = 1.0
+#: A request that is in no queue and was not begun is sent again after this long; sooner
+#: when a worker has been lost since it was sent. Seconds.
+_MISSING_SECONDS = 5.0
+_MISSING_SECONDS_AFTER_LOSS = 1.0
+
+
+@dataclass
+class WatchedRequest:
+    """What is known of one request. Followers report what they see; :class:`Failover` decides."""
+
+    record: RequestRecord
+    queue: str
+    #: The attempt in charge, as far as known.
+    attempt: int = 1
+    #: Instance id of the worker that opened it.
+    worker: str | None = None
+    #: Why the attempt let go, once it has.
+    released: str | None = None
+    ended: bool = False
+    followers: int = 0
+    #: When it was sent, and the workers that lived then.
+    sent: float = field(default_factory=time.monotonic)
+    fleet: frozenset[str] = frozenset()
+    missing_since: float | None = None
+
+    def observe(self, entry: Entry) -> None:
+        """Take note of an entry of the log."""
+        if entry.id.attempt < self.attempt:
+            return
+        self.attempt = entry.id.attempt
+        self.missing_since = None
+        if entry.kind == Kind.OPEN:
+            self.worker, self.released = entry.json()["worker"], None
+        elif entry.kind == Kind.RELEASE:
+            self.released = entry.json()["reason"]
+        elif entry.terminal:
+            self.ended = True
+
+    def mark_resubmitted(self, attempt: int, queue: str, fleet: Fleet) -> None:
+        """The attempt was sent, by whomever."""
+        self.attempt, self.queue = attempt, queue
+        self.worker = self.released = self.missing_since = None
+        self.sent = time.monotonic()
+        self.fleet = frozenset(worker.instance_id for worker in fleet.living)
+
+
+class Failover:
+    """Watches the requests of one process."""
+
+    def __init__(
+        self,
+        redis_client: redis.Redis,
+        requests: RequestStore,
+        presence: PresenceReader,
+        queue_depth: QueueDepth,
+        ttl: int,
+    ) -> None:
+        self._redis = redis_client
+        self._requests = requests
+        self._ttl = ttl
+        self._presence = presence
+        self._backlog = queue_depth
+        self._attempts = Attempts(redis_client)
+        self._watched: dict[str, WatchedRequest] = {}
+        self._lock = threading.Lock()
+        self._settled = 0.0
+        self._scanned = 0.0
+        self._stop = threading.Event()
+        self._thread = threading.Thread(target=self._run, name="failover", daemon=True)
+        self._thread.start()
+
+    @contextmanager
+    def watch(self, record: RequestRecord, queue: str = "", fleet: Fleet | None = None) -> Iterator[WatchedRequest]:
+        """Look after the request while the block runs; several followers may share it."""
+        with self._lock:
+            watched = self._watched.setdefault(record.id, WatchedRequest(record, queue))
+            watched.followers += 1
+        if fleet is not None:
+            watched.fleet = frozenset(worker.instance_id for worker in fleet.living)
+        try:
+            yield watched
+        finally:
+            with self._lock:
+                watched.followers -= 1
+                if not watched.followers:
+                    self._watched.pop(record.id, None)
+
+    def close(self) -> None:
+        self._stop.set()
+        self._thread.join(timeout=5)
+
+    def _run(self) -> None:
+        while not self._stop.wait(TICK_SECONDS):
+            with self._lock:
+                watched_requests = [watched for watched in self._watched.values() if not watched.ended]
+            try:
+                # Also while there is nothing to look after: so no request waits for these answers.
+                fleet = self._presence.fleet(fresh=True)
+                self._backlog.refresh()
+                if watched_requests:
+                    self._check(watched_requests, fleet)
+            except (RedisError, OSError) as error:
+                if watched_requests:
+                    log.warning("Redis is away, no worker is judged: %s", error)
+                self._settled = time.monotonic() + SETTLE_SECONDS
+            except Exception:
+                # The thread must outlive any fault: without it nothing fails over.
+                log.exception("Failover failed to check its requests")
+
+    def _check(self, watched_requests: list[WatchedRequest], fleet: Fleet) -> None:
+        may_judge = fleet.is_reliable and time.monotonic() >= self._settled
+        unopened = []
+        for watched in watched_requests:
+            if watched.released is not None:
+                self._send_next(watched, fleet, worker_crashed=watched.released == Reason.ENGINE_DEAD)
+            elif watched.worker is None:
+                unopened.append(watched)
+            elif may_judge and not fleet.is_alive(watched.worker):
+                log.warning("The worker of a request is lost", extra=_log_fields(watched, worker=watched.worker))
+                self._send_next(watched, fleet, worker_crashed=True)
+        self._find_vanished(unopened, fleet)
+
+    def _find_vanished(self, unopened: list[WatchedRequest], fleet: Fleet) -> None:
+        """Send requests again that vanished between queue and worker, or wait where nobody comes."""
+        now = time.monotonic()
+        due = [watched for watched in unopened if now - watched.sent >= _SCAN_SECONDS]
+        if not due or now - self._scanned < _SCAN_SECONDS:
+            return
+        self._scanned = now
+        searched = {watched.queue for watched in due if watched.queue} | submit.all_queues(fleet)
+        waiting = queues.waiting_ids(self._redis, searched, [watched.record.id for watched in due])
+        served = submit.all_queues(fleet)
+        for watched in due:
+            if watched.record.id in waiting:
+                watched.missing_since = None
+                if watched.queue and watched.queue not in served:
+                    self._send_next(watched, fleet, worker_crashed=False)
+            elif watched.missing_since is None:
+                watched.missing_since = now
+            elif now - watched.missing_since >= self._patience(watched, fleet):
+                log.warning("A request vanished before a worker had begun it", extra=_log_fields(watched))
+                self._send_next(watched, fleet, worker_crashed=False)
+
+    @staticmethod
+    def _patience(watched: WatchedRequest, fleet: Fleet) -> float:
+        worker_lost = any(not fleet.is_alive(instance_id) for instance_id in watched.fleet)
+        return _MISSING_SECONDS_AFTER_LOSS if worker_lost else _MISSING_SECONDS
+
+    def _send_next(self, watched: WatchedRequest, fleet: Fleet, worker_crashed: bool) -> None:
+        """Send the next attempt, if there is a worker for it and nobody else has sent it."""
+        record = watched.record
+        queue = submit.queue_for(fleet, record.model, record.worker_hint)
+        if queue is None:
+            return
+        claim = self._attempts.claim(
+            record.id, watched.attempt, worker_crashed, self._ttl + int(record.deadline - time.time())
+        )
+        watched.mark_resubmitted(claim.attempt, queue, fleet)
+        if not claim.won:
+            return
+        if worker_crashed and claim.poisonous:
+            log.error("Request is given up, its workers die", extra=_log_fields(watched, kills=claim.kills))
+            token_log.end(self._redis, record.id, self._ttl, outcomes.failed(outcomes.given_up(claim.kills)))
+            return
+        log.warning("Sending the next attempt", extra=_log_fields(watched, attempt=claim.attempt, queue=queue))
+        submit.submit(self._redis, self._requests, record, queue, claim.attempt)
+
+
+def _log_fields(watched: WatchedRequest, **extra: object) -> dict[str, object]:
+    return {**watched.record.log_fields, **extra}

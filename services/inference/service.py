@@ -1,0 +1,160 @@
+"""What a face does with a request: admit, open, resume, cancel. One call each."""
+
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass
+
+import redis
+
+from services.access import Access
+from services.context import RequestContext
+from services.errors import RequestNotFound, UnknownEventId
+from services.inference.admission import Admission
+from services.inference.cancellation import Cancellation
+from services.inference.failover import Failover, WatchedRequest
+from services.inference.idempotency import Idempotency
+from services.inference.request_stream import RequestStream
+from services.inference.routing import Route
+from services.inference.submission import GenerationRequest, OpenAIRequest, Submission
+from services.lifecycle import Lifecycle
+from services.limits import Limits
+from store.redis.request_records import RequestRecord, RequestStore
+from store.sql.api_keys import Principal
+from store.token_log import log as token_log
+from store.token_log.entries import START, EntryId, Kind
+from store.token_log.follower import Follower
+from store.token_log.hub import Hub
+from store.token_log.log import LogSnapshot
+from tasks.broker import submit
+
+
+@dataclass(frozen=True)
+class InferenceService:
+    """Requests of clients, whatever face they come through. Errors are ``ServiceError``, and those of the stores."""
+
+    client: redis.Redis
+    hub: Hub
+    requests: RequestStore
+    access: Access
+    limits: Limits
+    lifecycle: Lifecycle
+    admission: Admission
+    idempotency: Idempotency
+    failover: Failover
+    cancellation: Cancellation
+    #: A stream that is still silent after this long yields None. Seconds.
+    keepalive: float
+
+    def admit(self, context: RequestContext, request: GenerationRequest) -> Submission:
+        """Check what can be checked before a worker is asked."""
+        return self.admission.admit(context, request)
+
+    def admit_openai(self, context: RequestContext, request: OpenAIRequest) -> Submission:
+        """As :meth:`admit`, for the OpenAI-compatible API."""
+        return self.admission.admit_openai(context, request)
+
+    @contextmanager
+    def open(self, context: RequestContext, submission: Submission) -> Iterator[RequestStream]:
+        """Send a request to a worker and follow it, or follow the one that its idempotency key began."""
+        record, route = submission.record, submission.route
+        with ExitStack() as stack:
+            with self.idempotency.forget_on_error(submission.idempotency_name):
+                stack.enter_context(self.limits.hold_stream(context.principal.id, record.id))
+                if route is None:
+                    stream = stack.enter_context(self._attach(context, record, START))
+                else:
+                    stream = stack.enter_context(self._submit(context, record, route))
+            yield stream
+
+    @contextmanager
+    def resume(self, context: RequestContext, record: RequestRecord, after: EntryId) -> Iterator[RequestStream]:
+        """Follow a request from after ``after``; one that was let go is taken up again."""
+        with (
+            self.limits.hold_stream(context.principal.id, record.id),
+            self._attach(context, record, after) as stream,
+        ):
+            yield stream
+
+    def find(self, principal: Principal, request_id: str) -> RequestRecord:
+        """Return a native request that the principal sees. Raises ``RequestNotFound`` for any other."""
+        record = self.requests.load(request_id)
+        if record is None or record.kind != RequestRecord.GENERATE:
+            raise RequestNotFound(request_id)
+        if not self.access.can_see(principal, record.tenant):
+            raise RequestNotFound(request_id)
+        return record
+
+    def snapshot(self, record: RequestRecord) -> LogSnapshot:
+        """Return what has been delivered of a request, and whether it has ended."""
+        return self.cancellation.snapshot(record)
+
+    def cancel(self, record: RequestRecord) -> None:
+        """End a request for good. Ending one that has ended changes nothing."""
+        self.cancellation.cancel(record)
+
+    @contextmanager
+    def _submit(self, context: RequestContext, record: RequestRecord, route: Route) -> Iterator[RequestStream]:
+        """Follow the request's log, then send it to a worker: nothing can be missed."""
+        with (
+            self.hub.follow(record.id, may_have_history=False) as follower,
+            self.failover.watch(record, route.queue, route.fleet) as watched,
+        ):
+            submit.submit(self.client, self.requests, record, route.queue, attempt=1)
+            stream = self._stream(context, record, follower, watched)
+            try:
+                yield stream
+            finally:
+                stream.on_disconnect()
+
+    @contextmanager
+    def _attach(self, context: RequestContext, record: RequestRecord, after: EntryId) -> Iterator[RequestStream]:
+        entries = token_log.read(self.client, record.id)
+        if after != START:
+            if not entries:
+                raise RequestNotFound(record.id)
+            if after > entries[-1].id:
+                raise UnknownEventId
+            if entries[-1].terminal and after == entries[-1].id:
+                # The client has it all but the closing word: the last entry is given out once more.
+                after = entries[-2].id if len(entries) > 1 else START
+        with self.hub.follow(record.id, after) as follower, self.failover.watch(record) as watched:
+            # What lies before ``after`` is not given out again, but failover has to know it.
+            for entry in entries:
+                watched.observe(entry)
+            chunks_before = sum(1 for entry in entries if entry.kind == Kind.TEXT and entry.id <= after)
+            stream = self._stream(context, record, follower, watched, chunks_before)
+            try:
+                yield stream
+            finally:
+                stream.on_disconnect()
+
+    def _stream(
+        self,
+        context: RequestContext,
+        record: RequestRecord,
+        follower: Follower,
+        watched: WatchedRequest,
+        chunks_before: int = 0,
+    ) -> RequestStream:
+        return RequestStream(
+            context,
+            record,
+            follower,
+            watched,
+            access=self.access,
+            cancellation=self.cancellation,
+            hub=self.hub,
+            lifecycle=self.lifecycle,
+            keepalive=self.keepalive,
+            chunks_before=chunks_before,
+        )
+
+
+def parse_event_id(text: str) -> EntryId:
+    """Parse the id of an event; '' is before all. Raises ``UnknownEventId``."""
+    if not text:
+        return START
+    try:
+        return EntryId.parse(text.strip())
+    except ValueError:
+        raise UnknownEventId from None

@@ -1,0 +1,51 @@
+"""What a client asks for, checked by its face, and what becomes of it when it is admitted."""
+
+from dataclasses import dataclass, field
+from typing import Any
+
+from engines.types import Sampling
+from services.inference.routing import Route
+from store.redis.request_records import RequestRecord
+
+
+@dataclass(frozen=True)
+class GenerationRequest:
+    """A text to continue, through the native interface."""
+
+    model: str
+    prompt: str = field(repr=False)
+    adapter: str | None = None
+    sampling: Sampling = field(default_factory=Sampling)
+    #: 0 to 9; higher is served first.
+    priority: int = 0
+    #: The worker that the client would like; another may take it.
+    worker_hint: str = ""
+    #: traceId, tenant, playerId, locale, as the client gave them.
+    metadata: dict[str, str] = field(default_factory=dict)
+    #: Whether each chunk carries the metadata.
+    with_metadata: bool = False
+    #: The whole body: the same idempotency key with another one is a conflict.
+    body: dict[str, Any] = field(default_factory=dict, repr=False)
+
+
+@dataclass(frozen=True)
+class OpenAIRequest:
+    """A call of the OpenAI-compatible API: a body for vLLM's own application in the worker."""
+
+    #: A model's id, or an adapter's name.
+    model: str
+    path: str
+    #: With the defaults of the interface document filled in.
+    body: dict[str, Any] = field(repr=False)
+    #: As the client sent it.
+    original: dict[str, Any] = field(repr=False)
+
+
+@dataclass(frozen=True)
+class Submission:
+    """A request that may begin, or (``route`` None) one that an earlier call has begun."""
+
+    record: RequestRecord
+    route: Route | None
+    #: The Redis key of its idempotency key, forgotten when the request cannot be sent.
+    idempotency_name: str | None = None

@@ -1,0 +1,108 @@
+"""What one key may use: requests a minute and streams at once, shared by all processes that serve clients.
+
+Requests are counted by the ``limits`` library (a moving window in Redis). Streams are
+leases in a sorted set: a process that dies leaves none behind for longer than the lease.
+"""
+
+import logging
+import secrets
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+from limits import RateLimitItemPerMinute
+from limits.storage import RedisStorage
+from limits.strategies import MovingWindowRateLimiter
+from redis.exceptions import RedisError
+
+from services.errors import TooManyRequests, TooManyStreams
+from store.redis import keys as redis_keys
+
+log = logging.getLogger(__name__)
+
+#: How long a stream counts that nobody renews. Milliseconds.
+_LEASE_MS = 30_000
+#: How often the leases of this process are renewed. Seconds.
+_RENEW_SECONDS = 10.0
+
+#: KEYS leases; ARGV limit, lease in ms, request. Returns 1 when the stream may begin.
+_ACQUIRE = """
+local now = redis.call('TIME')
+local ms = now[1] * 1000 + math.floor(now[2] / 1000)
+redis.call('ZREMRANGEBYSCORE', KEYS[1], '-inf', ms)
+if redis.call('ZCARD', KEYS[1]) >= tonumber(ARGV[1]) then return 0 end
+redis.call('ZADD', KEYS[1], ms + ARGV[2], ARGV[3])
+redis.call('PEXPIRE', KEYS[1], ARGV[2])
+return 1
+"""
+#: KEYS leases; ARGV lease in ms, then requests.
+_RENEW = """
+local now = redis.call('TIME')
+local ends = now[1] * 1000 + math.floor(now[2] / 1000) + ARGV[1]
+for i = 2, #ARGV do redis.call('ZADD', KEYS[1], 'XX', ends, ARGV[i]) end
+redis.call('PEXPIRE', KEYS[1], ARGV[1])
+return 1
+"""
+
+
+class Limits:
+    """The limits of one process's requests; the counts are everybody's."""
+
+    def __init__(self, client: Any, url: str, per_minute: int, streams: int) -> None:
+        self._rate = RateLimitItemPerMinute(per_minute) if per_minute else None
+        if self._rate:
+            address = url.replace("unix://", "redis+unix://", 1)
+            self._window = MovingWindowRateLimiter(RedisStorage(address, connection_pool=client.connection_pool))
+        self._streams = streams
+        self._redis = client
+        self._acquire = client.register_script(_ACQUIRE)
+        self._renew = client.register_script(_RENEW)
+        self._held: dict[str, set[str]] = {}
+        self._lock = threading.Lock()
+        self._stop = threading.Event()
+        if streams:
+            threading.Thread(target=self._renew_held, name="leases", daemon=True).start()
+
+    def count_request(self, key_id: str) -> None:
+        """Raises ``TooManyRequests`` when the key has had its requests of this minute."""
+        if self._rate is None or self._window.hit(self._rate, key_id):
+            return
+        reset, _ = self._window.get_window_stats(self._rate, key_id)
+        raise TooManyRequests(self._rate.amount, reset)
+
+    @contextmanager
+    def hold_stream(self, key_id: str, request_id: str) -> Iterator[None]:
+        """Hold one of the key's streams. Raises ``TooManyStreams`` when it has as many as it may."""
+        if not self._streams:
+            yield
+            return
+        name = redis_keys.streams(key_id)
+        # Each connection holds a lease of its own, also to the same request.
+        lease = f"{request_id}:{secrets.token_hex(4)}"
+        if not self._acquire(keys=[name], args=[self._streams, _LEASE_MS, lease]):
+            raise TooManyStreams(self._streams)
+        with self._lock:
+            self._held.setdefault(name, set()).add(lease)
+        try:
+            yield
+        finally:
+            with self._lock:
+                self._held[name].discard(lease)
+            try:
+                self._redis.zrem(name, lease)
+            except (RedisError, OSError) as error:
+                log.warning("A stream's lease could not be given back, it lapses: %s", error)
+
+    def close(self) -> None:
+        self._stop.set()
+
+    def _renew_held(self) -> None:
+        while not self._stop.wait(_RENEW_SECONDS):
+            with self._lock:
+                held = {name: list(leases) for name, leases in self._held.items() if leases}
+            try:
+                for name, leases in held.items():
+                    self._renew(keys=[name], args=[_LEASE_MS, *leases])
+            except (RedisError, OSError) as error:
+                log.warning("The leases of streams could not be renewed: %s", error)

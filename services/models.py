@@ -1,0 +1,124 @@
+"""The models of the model file: found by name, and what is really being served."""
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import redis
+
+from engines.errors import UnknownModel
+from engines.registry import ModelSpec, Registry, load_registry
+from services.adapters import AdapterService
+from services.errors import ModelNotFound
+from store.redis import control
+from store.redis.control import Command
+from store.redis.presence import Fleet, PresenceReader
+from store.sql.api_keys import Principal
+from store.sql.tables import Adapter
+
+#: vLLM's default, shown where the model file leaves the value open.
+_DEFAULT_GPU_MEMORY_UTILIZATION = 0.92
+
+
+@dataclass(frozen=True)
+class ModelView:
+    """A model as a client sees it."""
+
+    spec: ModelSpec
+    #: ``ready``, ``loading`` or ``unavailable``.
+    status: str
+    #: What a worker really runs with (tuning may have lowered it), else what is configured.
+    max_model_len: int | None
+    capabilities: tuple[str, ...]
+    #: The names that a request may give as its adapter; None where the model takes none.
+    adapters: list[str] | None
+    gpu_memory_utilization: float
+
+
+class ModelCatalog:
+    """All models of one process. The model file may be read again while it runs."""
+
+    def __init__(
+        self, path: Path, engine: str, client: redis.Redis, presence: PresenceReader, adapters: AdapterService
+    ) -> None:
+        self._path = path
+        self._engine = engine
+        self._redis = client
+        self._presence = presence
+        self._adapters = adapters
+        self._registry = load_registry(path, engine)
+
+    @property
+    def registry(self) -> Registry:
+        """The model file as it was read last."""
+        return self._registry
+
+    def reload(self) -> Registry:
+        """Read the model file again, for every face of this process. Raises ``ConfigError``."""
+        self._registry = load_registry(self._path, self._engine)
+        return self._registry
+
+    def resolve(self, name: str, field: str) -> ModelSpec:
+        """Return the model that a client named in ``field``. Raises ``ModelNotFound``."""
+        try:
+            return self._registry.resolve(name)
+        except UnknownModel:
+            raise ModelNotFound(name, field) from None
+
+    def resolve_with_adapter(self, principal: Principal, name: str) -> tuple[ModelSpec, Adapter | None]:
+        """Return the model called ``name``, or the adapter called that with its model. Raises ``ModelNotFound``."""
+        try:
+            return self._registry.resolve(name), None
+        except UnknownModel:
+            adapter = self._adapters.resolve(principal, name)
+        return self.resolve(adapter.base_model if adapter else name, "model"), adapter
+
+    def views(self, principal: Principal) -> list[ModelView]:
+        """Return all configured models. Raises ``redis.RedisError``, ``SQLAlchemyError``."""
+        fleet = self._presence.fleet()
+        return [self._view(principal, spec, fleet) for spec in self._registry.models.values()]
+
+    def show(self, principal: Principal, name: str) -> ModelView:
+        """Return one model. Raises ``ModelNotFound``."""
+        return self._view(principal, self.resolve(name, "modelId"), self._presence.fleet())
+
+    def statuses(self) -> dict[str, str]:
+        """Return model id -> ``ready``, ``loading`` or ``unavailable``."""
+        fleet = self._presence.fleet()
+        return {spec.id: _status(spec, fleet) for spec in self._registry.models.values()}
+
+    def served(self, principal: Principal) -> tuple[list[ModelSpec], list[Adapter]]:
+        """Return the models that can be asked now, and what the principal's adapter names mean on them."""
+        fleet = self._presence.fleet()
+        specs = [spec for spec in self._registry.models.values() if fleet.serving(spec.id)]
+        return specs, self._adapters.current(principal, [spec.id for spec in specs])
+
+    def unload(self, name: str) -> tuple[str, list[str]]:
+        """Tell the workers to let a model go; return its id and the workers that serve it.
+
+        They finish what they have, and serve it again when they are restarted. Raises ``ModelNotFound``.
+        """
+        spec = self.resolve(name, "payload.model")
+        workers = [worker.name for worker in self._presence.fleet(fresh=True).serving(spec.id)]
+        control.send(self._redis, Command.UNLOAD_MODEL, spec.id)
+        return spec.id, workers
+
+    def _view(self, principal: Principal, spec: ModelSpec, fleet: Fleet) -> ModelView:
+        engine: dict[str, Any] | None = fleet.engine_info(spec.id)
+        adapters = None
+        if spec.takes_adapters:
+            adapters = sorted(adapter.name for adapter in self._adapters.current(principal, [spec.id]))
+        return ModelView(
+            spec=spec,
+            status=_status(spec, fleet),
+            max_model_len=engine["max_model_len"] if engine else spec.max_model_len,
+            capabilities=("inference", "stream", "training") if spec.takes_adapters else ("inference", "stream"),
+            adapters=adapters,
+            gpu_memory_utilization=spec.gpu_memory_utilization or _DEFAULT_GPU_MEMORY_UTILIZATION,
+        )
+
+
+def _status(spec: ModelSpec, fleet: Fleet) -> str:
+    if fleet.serving(spec.id):
+        return "ready"
+    return "loading" if fleet.loading(spec.id) else "unavailable"

@@ -1,0 +1,1 @@
+"""Fine-tuning jobs: checked, started, followed, changed."""

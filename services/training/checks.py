@@ -1,0 +1,157 @@
+"""From a request to a job that can be queued: everything that can be known before a GPU is touched."""
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from engines.errors import UnknownModel
+from engines.registry import ModelSpec
+from engines.training.spec import Lora, Method, TrainingSpec
+from services.access import Access
+from services.adapters import AdapterService
+from services.errors import InvalidRequest
+from services.models import ModelCatalog
+from services.safe_paths import existing_file, resolve_inside
+from services.training.dataset_check import DatasetChecker
+from services.training.request import TrainingRequest
+from settings import Settings
+from store.sql.adapters import valid_name
+from store.sql.api_keys import Principal
+from store.sql.jobs import JobStatus, JobStore
+from store.token_log.outcomes import Detail
+
+
+@dataclass(frozen=True)
+class CheckedTraining:
+    """A job that may be queued."""
+
+    spec: TrainingSpec
+    adapter_name: str
+    options: dict[str, Any]
+
+
+class TrainingChecks:
+    """The checks of one process."""
+
+    def __init__(
+        self,
+        settings: Settings,
+        models: ModelCatalog,
+        adapters: AdapterService,
+        jobs: JobStore,
+        access: Access,
+        datasets: DatasetChecker,
+    ) -> None:
+        self._settings = settings
+        self._models = models
+        self._adapters = adapters
+        self._jobs = jobs
+        self._access = access
+        self._datasets = datasets
+
+    def check(self, principal: Principal, job_id: str, request: TrainingRequest) -> CheckedTraining:
+        """Check all of it. Raises ``InvalidRequest``, which names each fault."""
+        model, location = self._base_model(request.base_model)
+        dataset = existing_file(request.dataset_path, self._settings.data_roots, "datasetPath")
+        output = resolve_inside(request.output_dir, [self._settings.outputs_root], "outputDir")
+        if output.exists() and not output.is_dir():
+            raise InvalidRequest.of("invalid_path", "outputDir", "'outputDir' is a file; it must be a folder")
+        _require_sensible(request, model)
+        # The costly one last.
+        self._datasets.require_usable(
+            dataset, location, request.method, request.dataset_format, request.long_rows, request.params
+        )
+        spec = TrainingSpec(
+            job_id=job_id,
+            base_model=location,
+            dataset=str(dataset),
+            # A folder of the job's own: two jobs may name the same one.
+            work_dir=str(output / job_id),
+            method=request.method,
+            dataset_format=request.dataset_format,
+            long_rows=request.long_rows,
+            lora=request.lora,
+            quantization=request.quantization,
+            params=request.params,
+            export=request.export,
+            start_adapter=self._start_adapter(principal, request, location) if request.resume_from else "",
+        )
+        options = {
+            "max_restarts": self._settings.max_restarts if request.max_restarts is None else request.max_restarts,
+            "promote_below": request.promote_below,
+            "model": model.id if model else "",
+            "output_dir": f"{request.output_dir.rstrip('/')}/{job_id}",
+        }
+        return CheckedTraining(spec, request.adapter_name or _name_from(output, job_id), options)
+
+    def _base_model(self, name: str) -> tuple[ModelSpec | None, str]:
+        """Return the configured model and where its weights are. Only models that an operator listed."""
+        registry = self._models.registry
+        try:
+            spec = registry.resolve(name)
+            return spec, spec.location
+        except UnknownModel:
+            pass
+        for spec in registry.models.values():
+            if name in (spec.model_path, spec.location):
+                return spec, spec.location
+        if name in self._settings.trainable_models:
+            return None, name
+        description = f"'{name}' is not a model that may be trained; known: {', '.join(registry.models)}"
+        raise InvalidRequest.of("model_not_found", "baseModel", description)
+
+    def _start_adapter(self, principal: Principal, request: TrainingRequest, location: str) -> str:
+        """Return the folder of what training starts from: an earlier job of the tenant, or an adapter."""
+        name = request.resume_from
+        job = self._jobs.load(name)
+        if job is not None and self._access.can_see(principal, job.tenant):
+            if job.status != JobStatus.COMPLETED.value or job.result.get("kind") != "adapter":
+                raise _cannot_resume(f"Job '{name}' has no adapter to start from: it must have completed one")
+            if job.spec["base_model"] != location:
+                raise _cannot_resume(f"Job '{name}' trained another base model")
+            return str(job.result["path"])
+        adapter = self._adapters.resolve(principal, name)
+        if adapter is None:
+            description = f"'resumeFrom' must name one of your adapters or an earlier job; '{name}' is neither"
+            raise InvalidRequest.of("not_found", "resumeFrom", description)
+        models = self._models.registry.models
+        if adapter.base_model not in models or models[adapter.base_model].location != location:
+            raise _cannot_resume(f"Adapter '{name}' belongs to another base model")
+        return str(Path(self._adapters.root) / adapter.path)
+
+
+def _cannot_resume(description: str) -> InvalidRequest:
+    return InvalidRequest.of("invalid_value", "resumeFrom", description)
+
+
+def _require_sensible(request: TrainingRequest, model: ModelSpec | None) -> None:
+    faults = []
+    if request.lora is None:
+        faults += _require_lora(request)
+    elif model is not None and model.takes_adapters and request.lora.r > model.max_lora_rank:
+        faults.append(Detail("out_of_range", request.rank_field, _rank_too_high(request.lora, model)))
+    if request.method == Method.DPO and request.params.packing:
+        faults.append(Detail("invalid_value", "hyperParams.packing", "Method 'dpo' does not pack rows"))
+    if faults:
+        raise InvalidRequest(faults)
+
+
+def _require_lora(request: TrainingRequest) -> list[Detail]:
+    """What makes no sense where all weights are trained."""
+    faults = []
+    if request.export == "merged":
+        faults.append(Detail("invalid_value", "export", "'merged' needs an adapter; all weights are trained here"))
+    if request.quantization is not None:
+        faults.append(Detail("invalid_value", "quantization", "4-bit weights cannot be trained whole; leave 'lora' on"))
+    if request.resume_from:
+        description = "'resumeFrom' starts from an adapter, and all weights are trained here; leave 'lora' on"
+        faults.append(Detail("invalid_value", "resumeFrom", description))
+    return faults
+
+
+def _rank_too_high(lora: Lora, model: ModelSpec) -> str:
+    return f"Rank {lora.r} is above what model '{model.id}' can serve (maxLoraRank {model.max_lora_rank})"
+
+
+def _name_from(output: Path, job_id: str) -> str:
+    return output.name if valid_name(output.name) else job_id

@@ -1,0 +1,33 @@
+"""A fine-tuning as a client asks for it, parsed by its face."""
+
+from dataclasses import dataclass
+
+from engines.training.spec import HyperParams, LongRows, Lora, Method, Quantization
+
+
+@dataclass(frozen=True)
+class TrainingRequest:
+    """Names and defaults are the interface document's; what goes beyond it is in ``docs/training.md``."""
+
+    base_model: str
+    output_dir: str
+    dataset_path: str
+    params: HyperParams
+    #: None trains all weights.
+    lora: Lora | None
+    #: The field that named the rank, for a message.
+    rank_field: str = "hyperParams.loraRank"
+    quantization: Quantization | None = None
+    #: Empty takes the output folder's name.
+    adapter_name: str = ""
+    method: str = Method.SFT
+    #: Empty finds out.
+    dataset_format: str = ""
+    long_rows: str = LongRows.REFUSE
+    export: str = ""
+    #: An adapter, or an earlier job, that training starts from.
+    resume_from: str = ""
+    #: The adapter's name is moved to the new version only with a loss up to this.
+    promote_below: float | None = None
+    #: None is the system's own limit.
+    max_restarts: int | None = None

@@ -1,0 +1,138 @@
+"""Fine-tuning jobs: started, found, followed, changed."""
+
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import redis
+
+from services.access import Access
+from services.context import RequestContext
+from services.errors import InvalidRequest, JobNotFound, WrongJobState
+from services.lifecycle import Lifecycle
+from services.limits import Limits
+from services.training.checks import TrainingChecks
+from services.training.events import follow
+from services.training.request import TrainingRequest
+from store.sql.api_keys import Principal
+from store.sql.jobs import EventKind, JobStatus, JobStore, new_job_id
+from store.sql.tables import TrainingEvent, TrainingJob
+from tasks.broker import submit
+
+#: How long a cancel waits for the runner. Seconds.
+_CANCEL_SECONDS = 10.0
+#: Most bytes of a log that are sent.
+_LOG_BYTES = 256 * 1024
+
+
+class TrainingService:
+    """The jobs of all tenants. Errors are ``ServiceError``, and those of the stores."""
+
+    def __init__(
+        self,
+        client: redis.Redis,
+        access: Access,
+        limits: Limits,
+        checks: TrainingChecks,
+        jobs: JobStore,
+        lifecycle: Lifecycle,
+        keepalive: float,
+    ) -> None:
+        self._redis = client
+        self._access = access
+        self._limits = limits
+        self._checks = checks
+        self._jobs = jobs
+        self._lifecycle = lifecycle
+        self._keepalive = keepalive
+
+    def start(self, context: RequestContext, request: TrainingRequest) -> TrainingJob:
+        """Check everything, write the job, then queue it."""
+        principal = context.principal
+        self._access.require_active(principal)
+        self._limits.count_request(principal.id)
+        job_id = new_job_id()
+        checked = self._checks.check(principal, job_id, request)
+        job = self._jobs.create(
+            job_id,
+            principal.id,
+            request.base_model,
+            checked.adapter_name,
+            checked.spec.to_dict(),
+            checked.options,
+            principal.tenant,
+        )
+        # The row is there: a queue that is away now is made good by a worker that looks for forgotten jobs.
+        submit.enqueue_training(self._redis, job_id)
+        return job
+
+    def find(self, principal: Principal, job_id: str) -> TrainingJob:
+        """Return a job that the principal sees. Raises ``JobNotFound`` for any other."""
+        job = self._jobs.load(job_id)
+        if job is None or not self._access.can_see(principal, job.tenant):
+            raise JobNotFound(job_id)
+        return job
+
+    def page(
+        self, principal: Principal, states: list[JobStatus], limit: int, offset: int
+    ) -> tuple[list[TrainingJob], int]:
+        """Return a page of the jobs that the principal sees, newest first, and how many there are. No state is any."""
+        return self._jobs.page(self._access.visible_tenant(principal), states or None, limit, offset)
+
+    def cancel(self, job: TrainingJob) -> None:
+        """End a job for good, and wait, within a bound, until no trainer runs it. Raises ``WrongJobState``."""
+        if not self._jobs.cancel(job.id) and job.status != JobStatus.CANCELLED.value:
+            raise WrongJobState(job.status, "cancelled")
+        ends = time.monotonic() + _CANCEL_SECONDS
+        while time.monotonic() < ends:
+            found = self._jobs.load(job.id)
+            # The runner's own lease ends the matter where it is gone.
+            if found is None or found.status != JobStatus.RUNNING.value:
+                return
+            time.sleep(0.1)
+
+    def pause(self, job: TrainingJob) -> None:
+        """Let a job save a checkpoint and stop, so that it can go on later. Raises ``WrongJobState``."""
+        if not self._jobs.pause(job.id):
+            raise WrongJobState(job.status, "paused")
+
+    def resume(self, job: TrainingJob) -> None:
+        """Queue a paused or failed job again; it goes on from its last checkpoint. Raises ``WrongJobState``."""
+        if not self._jobs.resume(job.id):
+            raise WrongJobState(job.status, "resumed")
+        submit.enqueue_training(self._redis, job.id)
+
+    def follow(self, context: RequestContext, job: TrainingJob, after: int) -> Iterator[TrainingEvent | None]:
+        """Yield what happens to a job; see ``services.training.events.follow``."""
+        return follow(self._jobs, self._access, self._lifecycle, self._keepalive, context, job.id, after)
+
+    def metrics(self, job: TrainingJob) -> list[tuple[int, dict[str, Any]]]:
+        """Return every logged step with its values. A step that was trained again shows as it was trained last."""
+        steps: dict[int, dict[str, Any]] = {}
+        after = 0
+        while found := self._jobs.events(job.id, after, kind=EventKind.METRICS):
+            for event in found:
+                steps.setdefault(event.step, {}).update(event.data)
+            after = found[-1].id
+        return sorted(steps.items())
+
+    @staticmethod
+    def log_tail(job: TrainingJob) -> bytes:
+        """Return the end of the trainer's log; empty where there is none yet."""
+        path = Path(job.spec["work_dir"]) / "trainer.log"
+        try:
+            with path.open("rb") as file:
+                file.seek(max(0, path.stat().st_size - _LOG_BYTES))
+                return file.read()
+        except OSError:
+            return b""
+
+
+def parse_event_number(text: str) -> int:
+    """Parse the id of an event; '' is before all. Raises ``InvalidRequest``."""
+    if not text:
+        return 0
+    if not (text.isascii() and text.isdigit() and len(text) < 19):
+        raise InvalidRequest.of("invalid_value", "lastEventId", "Last-Event-ID must be the id of an event")
+    return int(text)

@@ -1,0 +1,1 @@
+"""What processes share in Redis, but for the token log."""

@@ -1,0 +1,172 @@
+"""Which workers live, what they serve and how loaded they are.
+
+A worker's record expires unless it is renewed, by Redis' own clock, so the clocks of the
+hosts do not matter. A worker that vanished without withdrawing stays listed as lost for
+a while, so that operators see it.
+"""
+
+import json
+import time
+from dataclasses import asdict, dataclass, field, fields
+from typing import Any
+
+import redis
+
+from store.redis import keys as redis_keys
+
+#: How often a worker renews its record. Seconds.
+RENEW_SECONDS = 1.0
+#: How long a record lives: two renewals may be missed. Milliseconds.
+TTL_MS = 2500
+#: How long a worker that vanished is listed. Milliseconds.
+LOST_FOR_MS = 600_000
+#: How old the list may be that a front door chooses from; failover refreshes it before. Seconds.
+CACHE_SECONDS = 0.5
+#: After Redis has come back, workers get this long to show themselves. Seconds.
+SETTLE_SECONDS = 4.0
+
+#: KEYS worker record, sorted set; ARGV record, ttl, incarnation.
+_RENEW = """
+local now = redis.call('TIME')
+redis.call('SET', KEYS[1], ARGV[1], 'PX', ARGV[2])
+redis.call('ZADD', KEYS[2], now[1] * 1000 + math.floor(now[2] / 1000), ARGV[3])
+return 1
+"""
+#: KEYS sorted set; ARGV how long lost workers are listed in ms, and what a worker's record is called
+#: before its name. Returns the seconds that Redis has been up, the members left, and their records.
+_LIST = """
+local now = redis.call('TIME')
+local ms = now[1] * 1000 + math.floor(now[2] / 1000)
+redis.call('ZREMRANGEBYSCORE', KEYS[1], '-inf', ms - ARGV[1])
+local uptime = string.match(redis.call('INFO', 'server'), 'uptime_in_seconds:(%d+)')
+local members = redis.call('ZRANGE', KEYS[1], 0, -1)
+local records = {}
+for i, member in ipairs(members) do records[i] = redis.call('GET', ARGV[2] .. member) end
+return {uptime, members, records}
+"""
+
+
+class State:
+    """What a worker is about."""
+
+    LOADING = "loading"
+    READY = "ready"
+    #: It finishes what it has and takes nothing new.
+    DRAINING = "draining"
+    #: Its engine is dead; it is about to leave.
+    FAILED = "failed"
+
+
+@dataclass(frozen=True)
+class WorkerInfo:
+    """What a worker says of itself."""
+
+    #: Celery's node name, e.g. ``gpu0@host``.
+    name: str
+    #: The name, and what tells this process from one that had the name before.
+    instance_id: str
+    state: str
+    queues: list[str]
+    #: Model id -> ``EngineInfo`` as a dictionary; while loading, only the ids are there.
+    models: dict[str, dict[str, Any]] = field(default_factory=dict)
+    in_flight: int = 0
+    #: Requests it runs at once.
+    capacity: int = 0
+
+    @property
+    def ready(self) -> bool:
+        return self.state == State.READY
+
+    def to_json(self) -> str:
+        document = asdict(self)
+        # Its name on the wire, which processes of other versions read.
+        document["incarnation"] = document.pop("instance_id")
+        return json.dumps(document)
+
+    @classmethod
+    def from_json(cls, text: bytes) -> "WorkerInfo":
+        """What a newer version adds is passed over."""
+        document = json.loads(text)
+        document["instance_id"] = document.pop("incarnation")
+        return cls(**{name: value for name, value in document.items() if name in _FIELDS})
+
+
+_FIELDS = frozenset(field.name for field in fields(WorkerInfo))
+
+
+class PresenceAnnouncer:
+    """The worker's side."""
+
+    def __init__(self, client: redis.Redis) -> None:
+        self._client = client
+        self._renew = client.register_script(_RENEW)
+
+    def renew(self, info: WorkerInfo) -> None:
+        keys = [redis_keys.worker(info.instance_id), redis_keys.WORKERS]
+        self._renew(keys=keys, args=[info.to_json(), TTL_MS, info.instance_id])
+
+    def withdraw(self, instance_id: str) -> None:
+        """Remove the record, so that the worker is not listed as lost."""
+        with self._client.pipeline() as pipeline:
+            pipeline.delete(redis_keys.worker(instance_id))
+            pipeline.zrem(redis_keys.WORKERS, instance_id)
+            pipeline.execute()
+
+
+@dataclass(frozen=True)
+class Fleet:
+    """All workers at one moment."""
+
+    living: tuple[WorkerInfo, ...]
+    #: Instance ids whose record lapsed without withdrawal, and whose name no other worker has.
+    lost: tuple[str, ...] = ()
+    #: How long this Redis has been running. Seconds.
+    redis_uptime: float = 0.0
+
+    def is_alive(self, instance_id: str) -> bool:
+        return any(worker.instance_id == instance_id for worker in self.living)
+
+    @property
+    def is_reliable(self) -> bool:
+        """Whether a missing worker is a dead one: a Redis that has just come back knows nobody yet."""
+        return self.redis_uptime > SETTLE_SECONDS
+
+    def serving(self, model: str) -> list[WorkerInfo]:
+        """Return the workers that would take a request for ``model`` now."""
+        return [worker for worker in self.living if worker.ready and model in worker.models]
+
+    def loading(self, model: str) -> list[WorkerInfo]:
+        return [worker for worker in self.living if worker.state == State.LOADING and model in worker.models]
+
+    def engine_info(self, model: str) -> dict[str, Any] | None:
+        """Return what a serving worker says of ``model``, or None."""
+        for worker in self.serving(model):
+            return worker.models[model]
+        return None
+
+
+class PresenceReader:
+    """The reading side. The list is cached for a moment, shared by all threads."""
+
+    def __init__(self, client: redis.Redis) -> None:
+        self._client = client
+        self._list = client.register_script(_LIST)
+        self._cached = Fleet(())
+        self._expires = 0.0
+
+    def fleet(self, fresh: bool = False) -> Fleet:
+        """Return the workers; never older than ``CACHE_SECONDS``. Raises ``redis.RedisError``."""
+        if fresh or time.monotonic() >= self._expires:
+            self._cached = self._load()
+            self._expires = time.monotonic() + CACHE_SECONDS
+        return self._cached
+
+    def _load(self) -> Fleet:
+        answer: Any = self._list(keys=[redis_keys.WORKERS], args=[LOST_FOR_MS, redis_keys.worker("")])
+        uptime, instance_ids, texts = float(answer[0]), answer[1], answer[2]
+        living = tuple(WorkerInfo.from_json(text) for text in texts if text)
+        names = {worker.name for worker in living}
+        lapsed = (name.decode() for name, text in zip(instance_ids, texts, strict=True) if not text)
+        # A worker that was started again under its name is not missed any more.
+        lost = tuple(instance_id for instance_id in lapsed if instance_id.rpartition(":")[0] not in names)
+        return Fleet(living, lost, uptime)

@@ -1,0 +1,104 @@
+"""The request record: what a worker needs to serve a request, kept outside the queue.
+
+The queue carries ids only, so that no prompt shows in Flower, and a request can be
+served again by another worker.
+"""
+
+import base64
+import json
+import secrets
+import time
+from dataclasses import asdict, dataclass, field, fields
+from typing import Any
+
+import redis
+
+from store.redis import keys as redis_keys
+from store.redis.command_batcher import CommandBatcher
+from store.tenant import DEFAULT_TENANT
+
+
+def new_request_id() -> str:
+    """Return ``gen-`` and 24 random hex digits."""
+    return f"gen-{secrets.token_hex(12)}"
+
+
+@dataclass(frozen=True)
+class RequestRecord:
+    """One accepted request. ``kind`` says how its payload is read."""
+
+    GENERATE = "generate"
+    OPENAI = "openai"
+
+    id: str
+    kind: str
+    model: str
+    #: The key that began it.
+    owner: str
+    #: Unix time in seconds after which the request has failed.
+    deadline: float
+    #: ``generate``: prompt, adapter and sampling; ``openai``: path and body (base64). Both: the tenant.
+    payload: dict[str, Any] = field(repr=False)
+    #: 0 to 9; higher is served first.
+    priority: int = 0
+    #: The worker that the client would like; another may take it.
+    worker_hint: str = ""
+    #: traceId, tenant, playerId, locale, as the client gave them.
+    metadata: dict[str, str] = field(default_factory=dict)
+    created: float = field(default_factory=time.time)
+
+    @classmethod
+    def openai(
+        cls, *, path: str, body: bytes, tenant: str, adapter: str | None = None, **common: Any
+    ) -> "RequestRecord":
+        payload = {"path": path, "body": base64.b64encode(body).decode(), "adapter": adapter, "tenant": tenant}
+        return cls(kind=cls.OPENAI, payload=payload, **common)
+
+    @property
+    def body(self) -> bytes:
+        """The body of an ``openai`` request."""
+        return base64.b64decode(self.payload["body"])
+
+    def to_json(self) -> str:
+        return json.dumps(asdict(self), ensure_ascii=False)
+
+    @classmethod
+    def from_json(cls, text: str | bytes) -> "RequestRecord":
+        """What a newer version adds is passed over."""
+        return cls(**{name: value for name, value in json.loads(text).items() if name in _FIELDS})
+
+    @property
+    def tenant(self) -> str:
+        """Whose request it is. In the payload, because workers of the version before refuse further fields."""
+        return str(self.payload.get("tenant", DEFAULT_TENANT))
+
+    @property
+    def log_fields(self) -> dict[str, str]:
+        """The fields on every log line of the request, in every process."""
+        return {"request_id": self.id, "model": self.model, **self.metadata}
+
+
+_FIELDS = frozenset(field.name for field in fields(RequestRecord))
+
+
+class RequestStore:
+    """Records live until some time after their deadline."""
+
+    def __init__(self, client: redis.Redis, ttl: int) -> None:
+        self._client = client
+        self._ttl = ttl
+
+    def save(self, record: RequestRecord, client: redis.Redis | None = None) -> None:
+        """Keep a record; through ``client``, a pipeline, where one is given."""
+        lifetime = max(1, int(record.deadline - time.time())) + self._ttl
+        (self._client if client is None else client).set(redis_keys.request(record.id), record.to_json(), ex=lifetime)
+
+    def load(self, request_id: str) -> RequestRecord | None:
+        text = self._client.get(redis_keys.request(request_id))
+        return RequestRecord.from_json(text) if text else None
+
+
+async def load_batched(commands: CommandBatcher, request_id: str) -> RequestRecord | None:
+    """As :meth:`RequestStore.load`, on a worker's loop, in one round trip with what else is sent."""
+    text = await commands.execute("GET", redis_keys.request(request_id))
+    return RequestRecord.from_json(text) if text else None

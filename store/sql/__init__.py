@@ -1,0 +1,1 @@
+"""What processes share in SQL: the tables, and one repository a subject."""

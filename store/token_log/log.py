@@ -1,0 +1,119 @@
+"""The token log: a Redis stream per request, written by one worker at a time, read by anyone.
+
+One script appends and publishes, so that what a follower hears and what the log holds
+cannot differ. Redis itself fences: it refuses an id that is not greater than the last
+one, so a worker that was given up for dead cannot write into the stream of its successor.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import redis
+
+from store.errors import Superseded
+from store.redis import keys as redis_keys
+from store.token_log.entries import (
+    LAST_SEQUENCE,
+    START,
+    Entry,
+    EntryId,
+    Kind,
+    encode,
+)
+
+#: Most entries a log keeps; a request may have 2**17 chunks before the oldest go.
+MAX_ENTRIES = 131_072
+
+_FOLDER = Path(__file__).parent
+
+
+def _script(name: str) -> str:
+    return (_FOLDER / f"{name}.lua").read_text(encoding="utf-8").replace("MAX_ENTRIES", str(MAX_ENTRIES))
+
+
+#: Each script's file tells its arguments and what it returns.
+APPEND, OPEN, END, RELEASE_UNOPENED = map(_script, ("append", "open", "end", "release_unopened"))
+
+#: The sequence number of an attempt's opening entry.
+FIRST_SEQUENCE = 1
+
+
+def terminal_id(attempt: int) -> EntryId:
+    return EntryId(attempt, LAST_SEQUENCE)
+
+
+def read(client: redis.Redis, request_id: str, after: EntryId = START, count: int | None = None) -> list[Entry]:
+    """Return the entries behind ``after``, oldest first; empty when there are none."""
+    rows: Any = client.xrange(redis_keys.log(request_id), min=f"({after}", count=count)
+    return entries_from_rows(rows)
+
+
+def end(client: redis.Redis, request_id: str, ttl: int, data: dict[str, Any]) -> bool:
+    """Write the terminal entry from outside the worker. False when the log had ended."""
+    keys = [redis_keys.log(request_id), redis_keys.log_channel(request_id), redis_keys.request(request_id)]
+    script = client.register_script(END)
+    return bool(script(keys=keys, args=[ttl, encode(data)]) != -1)
+
+
+def release_unopened(client: redis.Redis, request_id: str, ttl: int, reason: str) -> bool:
+    """Keep a queued request from being begun. False when it has begun or ended."""
+    keys = [redis_keys.log(request_id), redis_keys.log_channel(request_id)]
+    script = client.register_script(RELEASE_UNOPENED)
+    return bool(script(keys=keys, args=[ttl, encode({"reason": reason})]) != -1)
+
+
+@dataclass(frozen=True)
+class LogSnapshot:
+    """What a log holds of a request's text."""
+
+    entries: tuple[Entry, ...]
+
+    @property
+    def text(self) -> str:
+        return "".join(entry.json()["text"] for entry in self.entries if entry.kind == Kind.TEXT)
+
+    @property
+    def tokens(self) -> tuple[int, ...]:
+        return tuple(int(token) for entry in self.entries if entry.tokens for token in entry.tokens.split(b","))
+
+    @property
+    def next_index(self) -> int:
+        """The index of the chunk that comes next."""
+        return sum(1 for entry in self.entries if entry.kind == Kind.TEXT)
+
+    @property
+    def has_body(self) -> bool:
+        return any(entry.kind == Kind.BODY for entry in self.entries)
+
+    @property
+    def has_head(self) -> bool:
+        return any(entry.kind == Kind.HEAD for entry in self.entries)
+
+    @property
+    def partial_usage(self) -> dict[str, int] | None:
+        """The tokens delivered; the prompt's are only known to a worker. None for other kinds of answers."""
+        count = len(self.tokens)
+        return {"prompt_tokens": 0, "completion_tokens": count, "total_tokens": count} if count else None
+
+    @property
+    def last(self) -> Entry | None:
+        return self.entries[-1] if self.entries else None
+
+
+def snapshot(client: redis.Redis, request_id: str) -> LogSnapshot:
+    return LogSnapshot(tuple(read(client, request_id)))
+
+
+def entries_from_rows(rows: Sequence[tuple[bytes, dict[bytes, bytes]]]) -> list[Entry]:
+    return [
+        Entry(EntryId.parse(entry_id), fields[b"k"].decode(), fields[b"d"], fields[b"n"]) for entry_id, fields in rows
+    ]
+
+
+def require_accepted(result: int, request_id: str) -> int:
+    """Return the number of followers, or raise ``Superseded`` for a refused append."""
+    if result == -1:
+        raise Superseded(f"the token log of {request_id} has ended or belongs to a newer attempt")
+    return result

@@ -1,0 +1,1 @@
+"""The sending side: queues, messages, submission. Loads no Celery; the only part that services may import."""

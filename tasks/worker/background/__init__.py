@@ -1,0 +1,1 @@
+"""Work that no client waits for, on the queue ``cpu-work``: batches, booking, expiry, downloads, evaluations."""

@@ -1,0 +1,49 @@
+"""What a ``cpu-work`` worker does beside its tasks: periodic jobs are saved when due, forgotten ones sent again."""
+
+import secrets
+from typing import Any
+
+from celery import bootsteps
+
+from settings import Settings
+from store.redis.client import connect
+from store.sql import db
+from store.sql.background_jobs import BackgroundJobStore
+from tasks.broker import submit
+from tasks.broker.names import QUEUE_BACKGROUND
+from tasks.worker.background.handlers import PERIODIC, HandlerContext
+from tasks.worker.background.runner import BackgroundRunner
+from tasks.worker.celery_internals import disable_acknowledgement
+from tasks.worker.job_watcher import JobWatcher
+
+
+class BackgroundStep(bootsteps.StartStopStep):
+    """Makes the runner and the watcher."""
+
+    requires = {"celery.worker.components:Timer"}
+
+    def __init__(self, worker: Any, **kwargs: Any) -> None:
+        super().__init__(worker, **kwargs)
+        self.enabled = QUEUE_BACKGROUND in worker.app.amqp.queues.consume_from
+        if self.enabled:
+            disable_acknowledgement(worker.app)
+
+    def start(self, worker: Any) -> None:
+        settings = Settings.from_env()
+        sessions = db.sessions(db.connect(settings.database_url))
+        jobs = BackgroundJobStore(sessions)
+
+        def save_due() -> None:
+            for kind, every in PERIODIC.items():
+                jobs.create_periodic(kind, every)
+
+        name = f"{worker.hostname}:{secrets.token_hex(4)}"
+        worker.app.background = BackgroundRunner(HandlerContext(settings, sessions), name)
+        client = connect(settings.redis_url)
+        self._watcher = JobWatcher(client, QUEUE_BACKGROUND, jobs.claimable, submit.enqueue_background, save_due)
+        self._watcher.start()
+
+    def stop(self, worker: Any) -> None:
+        self._watcher.stop()
+
+    terminate = stop

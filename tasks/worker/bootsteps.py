@@ -1,0 +1,130 @@
+"""What a ``gpu-infer`` worker does before its first message and after its last.
+
+The engine is loaded before the consumer starts, so no request waits for a model. On
+SIGTERM Celery stops its steps in reverse order: consumer, pool (which waits for running
+tasks), and only then the engine, because the pool is made to require it.
+"""
+
+import gc
+import logging
+import os
+import time
+from concurrent.futures import Future
+from concurrent.futures import TimeoutError as FutureTimeout
+from pathlib import Path
+from typing import Any
+
+from celery import bootsteps
+from celery.exceptions import WorkerShutdown
+from sqlalchemy.exc import SQLAlchemyError
+
+from engines.errors import EngineError
+from engines.registry import ModelSpec, load_registry
+from settings import Settings
+from store.sql import db
+from store.sql.adapters import AdapterStore
+from tasks.broker.names import QUEUE_INFER, is_inference_queue, model_queue, worker_queue
+from tasks.worker.celery_internals import disable_acknowledgement, stop_if_asked
+from tasks.worker.engine_host import EngineHost
+from tasks.worker.heartbeat import Heartbeat
+
+log = logging.getLogger(__name__)
+
+#: Exit status of a worker that could not load its model.
+_EX_UNAVAILABLE = 69
+
+
+class EngineStep(bootsteps.StartStopStep):
+    """Loads the engines, announces the worker, and takes both back at the end."""
+
+    requires = {"celery.worker.components:Timer"}
+
+    def __init__(self, worker: Any, gpu: str | None = None, models: str | None = None, **kwargs: Any) -> None:
+        super().__init__(worker, **kwargs)
+        self.enabled = any(is_inference_queue(name) for name in worker.app.amqp.queues.consume_from)
+        if not self.enabled:
+            return
+        if gpu is not None:
+            # Before anything touches CUDA: nothing has imported torch yet.
+            os.environ["CUDA_VISIBLE_DEVICES"] = gpu
+            log.info("GPUs are pinned", extra={"cuda_visible_devices": os.environ["CUDA_VISIBLE_DEVICES"]})
+        self._settings = Settings.from_env()
+        self._specs = self._choose_models(worker, models)
+        disable_acknowledgement(worker.app)
+        self._host: EngineHost | None = None
+        self._heartbeat: Heartbeat | None = None
+
+    def _choose_models(self, worker: Any, models: str | None) -> list[ModelSpec]:
+        registry = load_registry(Path(self._settings.config_path), self._settings.engine)
+        queues = worker.app.amqp.queues
+        names = [*queues.consume_from, worker_queue(worker.hostname)]
+        if models is None:
+            queues.select(names)
+            return [registry.default]
+        specs = [registry.resolve(name.strip()) for name in models.split(",") if name.strip()]
+        names = [name for name in names if name != QUEUE_INFER]
+        queues.select([*names, *(model_queue(spec.id) for spec in specs)])
+        return specs
+
+    def start(self, worker: Any) -> None:
+        self._host = EngineHost(self._settings, worker.hostname)
+        queues = list(worker.app.amqp.queues.consume_from)
+        self._heartbeat = Heartbeat(self._host, [spec.id for spec in self._specs], queues, worker.concurrency)
+        self._heartbeat.start()
+        loading = self._host.start(self._specs)
+        try:
+            self._wait(loading)
+        except EngineError as error:
+            log.critical("The worker cannot serve: %s", error)
+            self.terminate(worker)
+            raise WorkerShutdown(_EX_UNAVAILABLE) from error
+        self._load_adapters(self._host)
+        worker.app.host = self._host
+        # What was made while loading stays: the collector need not look through it again and again.
+        gc.collect()
+        gc.freeze()
+        self._heartbeat.ready()
+
+    def _load_adapters(self, host: EngineHost) -> None:
+        """Load what the names of adapters mean now, as many as the engine keeps at once."""
+        specs = {spec.id: spec for spec in self._specs if spec.takes_adapters}
+        try:
+            database = db.connect(self._settings.database_url)
+            found = AdapterStore(db.sessions(database), self._settings.adapters_root).current(list(specs))
+            database.dispose()
+        except SQLAlchemyError as error:
+            log.warning("The adapters cannot be looked up, each loads at its first use: %s", error.__class__.__name__)
+            return
+        for model, spec in specs.items():
+            for adapter in [adapter for adapter in found if adapter.base_model == model][: spec.max_loras]:
+                host.run(host.load_adapter(model, adapter.path))
+
+    @staticmethod
+    def _wait(loading: Future[None]) -> None:
+        """Wait for the models, but not when the worker was told to stop meanwhile."""
+        while True:
+            try:
+                return loading.result(timeout=0.2)
+            except FutureTimeout:
+                if loading.done():
+                    raise
+                stop_if_asked()
+
+    def stop(self, worker: Any) -> None:
+        """Let running generations finish, then free everything. Celery takes nothing new any more."""
+        if self._host is not None:
+            self._host.drain()
+        self.terminate(worker)
+
+    def terminate(self, worker: Any) -> None:
+        if self._heartbeat is not None:
+            self._heartbeat.stop()
+        if self._host is not None:
+            self._host.stop()
+
+    def info(self, worker: Any) -> dict[str, Any]:
+        """Shown by ``celery inspect stats`` and on Flower's worker page."""
+        if self._host is None:
+            return {}
+        engines = {name: engine.info().to_dict() for name, engine in self._host.engines.items()}
+        return {"engines": engines, "in_flight": self._host.in_flight, "time": time.time()}

@@ -1,0 +1,175 @@
+"""The engines of one worker: one asyncio loop in one thread, shared by all requests."""
+
+import asyncio
+import concurrent.futures
+import logging
+import secrets
+import threading
+from collections.abc import Coroutine, Iterable
+from typing import Any, TypeVar
+
+from engines.base import Engine, create_engine
+from engines.errors import EngineError
+from engines.registry import ModelSpec
+from settings import Settings
+from store.redis import control
+from store.redis.client import connect_async
+from store.redis.control import Command
+from store.token_log.publisher import Publisher
+from tasks.worker.inference.active_requests import ActiveRequests, StopReason
+
+log = logging.getLogger(__name__)
+T = TypeVar("T")
+
+#: How long the engines may take to free everything. Seconds.
+_STOP_TIMEOUT_SECONDS = 30
+
+
+class EngineHost:
+    """Loads engines, runs requests on them, and counts what is in flight."""
+
+    def __init__(self, settings: Settings, worker_name: str) -> None:
+        self.settings = settings
+        self.worker_name = worker_name
+        #: The name, and what tells this process from one that had the name before.
+        self.instance_id = f"{worker_name}:{secrets.token_hex(4)}"
+        self.active_requests = ActiveRequests()
+        #: Wakes the heartbeat: a change of state, or a request that met a dead engine.
+        self.state_changed = threading.Event()
+        self.engines: dict[str, Engine] = {}
+        #: Models that an operator took away.
+        self.unloaded: set[str] = set()
+        self._loop = asyncio.new_event_loop()
+        self._thread = threading.Thread(target=self._run, name="engine-loop", daemon=True)
+        self._publisher: Publisher | None = None
+        self._background: list[asyncio.Task[None]] = []
+        self._loading: set[asyncio.Task[None]] = set()
+        self._requests: set[asyncio.Task[None]] = set()
+        #: Set when the drain time is over: what still runs is handed over.
+        self.releasing = False
+
+    @property
+    def in_flight(self) -> int:
+        return len(self._requests)
+
+    @property
+    def publisher(self) -> Publisher:
+        if self._publisher is None:
+            raise RuntimeError("the engine host was not started")
+        return self._publisher
+
+    def start(self, specs: Iterable[ModelSpec]) -> concurrent.futures.Future[None]:
+        """Begin to load the models; the future fails with what an engine failed with."""
+        self._thread.start()
+        return asyncio.run_coroutine_threadsafe(self._load(list(specs)), self._loop)
+
+    def run(self, coroutine: Coroutine[Any, Any, T]) -> T:
+        """Run something on the loop and wait for it."""
+        return asyncio.run_coroutine_threadsafe(coroutine, self._loop).result()
+
+    def spawn(self, request: Coroutine[Any, Any, None]) -> None:
+        """Run a request on the loop; called by the thread that takes messages."""
+        self._loop.call_soon_threadsafe(self._begin, request)
+
+    def drain(self) -> None:
+        """Wait until no request is left. :meth:`release_all` bounds that: each is then let go of within seconds."""
+        if self._thread.is_alive():
+            self.run(self._idle())
+
+    def release_all(self) -> None:
+        """Let go of what still runs, so that other workers go on with it."""
+        self.releasing = True
+        self._loop.call_soon_threadsafe(self.active_requests.stop_all, StopReason.DRAIN)
+
+    def stop(self) -> None:
+        """Free the engines and end the loop's thread."""
+        if not self._thread.is_alive():
+            return
+        try:
+            asyncio.run_coroutine_threadsafe(self._unload(), self._loop).result(_STOP_TIMEOUT_SECONDS)
+        except TimeoutError:
+            log.error("The engines did not stop within %d seconds", _STOP_TIMEOUT_SECONDS)
+        self._loop.call_soon_threadsafe(self._loop.stop)
+        self._thread.join(timeout=5)
+
+    def dead_engines(self) -> list[str]:
+        return [model for model, engine in list(self.engines.items()) if engine.dead]
+
+    # On the loop.
+
+    def _run(self) -> None:
+        asyncio.set_event_loop(self._loop)
+        self._loop.run_forever()
+
+    async def _load(self, specs: list[ModelSpec]) -> None:
+        self._publisher = Publisher(connect_async(self.settings.redis_url), self.settings.stream_ttl)
+        self._background = [
+            asyncio.create_task(self._publisher.run()),
+            asyncio.create_task(self.active_requests.watch(self._publisher.count_followers)),
+            asyncio.create_task(control.listen(self.settings.redis_url, self._handle_command)),
+        ]
+        for spec in specs:
+            engine = create_engine(spec)
+            log.info("Loading model", extra={"model": spec.id, "engine": spec.engine})
+            await engine.start()
+            self.engines[spec.id] = engine
+            log.info("Model is loaded", extra={"model": spec.id, **_sizes(engine)})
+
+    def _begin(self, request: Coroutine[Any, Any, None]) -> None:
+        task = self._loop.create_task(request)
+        self._requests.add(task)
+        task.add_done_callback(self._requests.discard)
+
+    async def _idle(self) -> None:
+        while self._requests:
+            await asyncio.wait(self._requests)
+
+    def _handle_command(self, message: dict[str, str]) -> None:
+        """Carry out a command that was sent to all workers."""
+        command, target_id = message["command"], message["id"]
+        if command not in (Command.LOAD_ADAPTER, Command.UNLOAD_MODEL):
+            self.active_requests.handle_command(command, target_id)
+        elif target_id in self.engines:
+            work = self.load_adapter(target_id, message.get("path", ""))
+            if command == Command.UNLOAD_MODEL:
+                work.close()
+                work = self._unload_model(target_id)
+            task = self._loop.create_task(work)
+            self._loading.add(task)
+            task.add_done_callback(self._loading.discard)
+
+    async def load_adapter(self, model: str, path: str) -> None:
+        """Load an adapter before anybody asks for it; ``path`` is relative to the adapters root."""
+        fields = {"model": model, "adapter": path}
+        try:
+            await self.engines[model].load_adapter(str(self.settings.adapters_root / path))
+        except EngineError as error:
+            # Whoever asks for it is told why.
+            log.warning("An adapter cannot be loaded: %s", error, extra=fields)
+        else:
+            log.info("Adapter is loaded", extra=fields)
+
+    async def _unload_model(self, model: str) -> None:
+        """Take no more requests for a model; stop its engine when none runs, or the drain time is over."""
+        log.warning("Model is unloaded, as an operator asked", extra={"model": model})
+        self.unloaded.add(model)
+        self.state_changed.set()
+        ends = self._loop.time() + self.settings.drain
+        while self.active_requests.of_model(model) and self._loop.time() < ends:
+            await asyncio.sleep(0.1)
+        engine = self.engines.pop(model, None)
+        if engine is not None:
+            await engine.stop()
+
+    async def _unload(self) -> None:
+        for engine in self.engines.values():
+            await engine.stop()
+        for task in self._background:
+            task.cancel()
+        await asyncio.gather(*self._background, return_exceptions=True)
+        if self._publisher is not None:
+            await self._publisher.client.aclose()
+
+
+def _sizes(engine: Engine) -> dict[str, Any]:
+    return {"engine": engine.spec.engine, "max_model_len": engine.info().max_model_len}

@@ -1,0 +1,1 @@
+"""One training job and its child process."""

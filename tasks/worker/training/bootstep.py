@@ -1,0 +1,72 @@
+"""What a ``gpu-train`` worker does beside its tasks."""
+
+import os
+import secrets
+from typing import Any
+
+import redis
+from celery import bootsteps, signals
+
+from engines.registry import load_registry
+from settings import Settings
+from store.redis.client import connect
+from store.sql import db
+from store.sql.adapters import AdapterStore
+from store.sql.jobs import JobStore
+from tasks.broker import submit
+from tasks.broker.names import QUEUE_TRAIN
+from tasks.worker.celery_internals import disable_acknowledgement
+from tasks.worker.job_watcher import JobWatcher
+from tasks.worker.training.job_runner import JobRunner
+
+
+class TrainingContext:
+    """What the training task works with."""
+
+    def __init__(self, runner: JobRunner, client: redis.Redis) -> None:
+        self.runner = runner
+        self.redis = client
+
+
+class TrainingStep(bootsteps.StartStopStep):
+    """Makes the runner, sends forgotten jobs again, and tells the runner when the worker is stopped."""
+
+    requires = {"celery.worker.components:Timer"}
+
+    def __init__(self, worker: Any, gpu: str | None = None, **kwargs: Any) -> None:
+        super().__init__(worker, **kwargs)
+        self.enabled = QUEUE_TRAIN in worker.app.amqp.queues.consume_from
+        if not self.enabled:
+            return
+        if gpu is not None:
+            # The trainers inherit it.
+            os.environ["CUDA_VISIBLE_DEVICES"] = gpu
+        disable_acknowledgement(worker.app)
+
+    def start(self, worker: Any) -> None:
+        settings = Settings.from_env()
+        sessions = db.sessions(db.connect(settings.database_url))
+        jobs = JobStore(sessions)
+        client = connect(settings.redis_url)
+        self._watcher = JobWatcher(client, QUEUE_TRAIN, jobs.claimable, submit.enqueue_training)
+        runner = JobRunner(
+            settings,
+            jobs,
+            AdapterStore(sessions, settings.adapters_root),
+            load_registry(settings.config_path, settings.engine),
+            # A worker that comes back under its old name is another runner.
+            f"{worker.hostname}:{secrets.token_hex(4)}",
+            self._watcher.stopping,
+        )
+        worker.app.training = TrainingContext(runner, client)
+        signals.worker_shutting_down.connect(self._on_shutting_down)
+        self._watcher.start()
+
+    def _on_shutting_down(self, **_: Any) -> None:
+        """The worker was told to stop: what it trains is saved, and handed on."""
+        self._watcher.stopping.set()
+
+    def stop(self, worker: Any) -> None:
+        self._watcher.stop()
+
+    terminate = stop

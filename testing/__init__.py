@@ -1,0 +1,1 @@
+"""What tests and bench both start: the stack, a PostgreSQL, clients, waiting."""

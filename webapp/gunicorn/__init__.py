@@ -1,0 +1,1 @@
+"""All that depends on gunicorn: the only seam to it."""

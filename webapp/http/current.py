@@ -1,0 +1,44 @@
+"""The services of the current application, and what is known of the current HTTP call."""
+
+from typing import cast
+
+from flask import Flask, current_app, g, request
+
+from services.container import Services
+from services.context import RequestContext
+from store.sql.api_keys import Principal
+from webapp.gunicorn import admission_gate
+from webapp.gunicorn.connection import client_disconnected
+
+_KEY = "cy_llm"
+
+
+def install(app: Flask, services: Services) -> None:
+    """Give the views of ``app`` their services."""
+    app.extensions[_KEY] = services
+
+
+def services_of(app: Flask) -> Services:
+    """Return the services that were installed on ``app``."""
+    return cast(Services, app.extensions[_KEY])
+
+
+def services() -> Services:
+    """Return the services of the current application."""
+    return cast(Services, current_app.extensions[_KEY])
+
+
+def principal() -> Principal:
+    """Whose call this is."""
+    return cast(Principal, g.principal)
+
+
+def context() -> RequestContext:
+    """What services are told of the current call."""
+    return RequestContext(
+        principal=g.principal,
+        operation=request.path,
+        idempotency_key=request.headers.get("Idempotency-Key", ""),
+        disconnected=client_disconnected(),
+        on_submitted=admission_gate.release,
+    )

@@ -1,0 +1,124 @@
+"""Around every method: who may call it, how an error leaves, and the line in the log."""
+
+from collections.abc import Callable, Iterator
+from contextvars import ContextVar
+from typing import Any
+
+import grpc
+
+from services.access import Access
+from services.errors import as_service_error
+from services.request_log import AnswerRecord
+from store.sql.api_keys import Principal, Scope
+from webapp.rpc.status import abort
+
+#: Open to everybody: load balancers ask it. Reflection is not: it tells what there is.
+_PUBLIC = "/grpc.health.v1.Health/"
+_TRAINING = ("/cy.llm.AiTraining/", "/cy.llm.TrainingService/")
+
+
+class CurrentCall:
+    """What a servicer is told of the call besides gRPC's own context."""
+
+    def __init__(self, principal: Principal, operation: str, line: AnswerRecord) -> None:
+        self.principal = principal
+        self.operation = operation
+        self.line = line
+        #: Set by a servicer that writes a line for each of its requests.
+        self.writes_own_lines = False
+
+
+_current: ContextVar[CurrentCall] = ContextVar("cy_llm_rpc_call")
+
+
+def current_call() -> CurrentCall:
+    """Return the call that this thread serves."""
+    return _current.get()
+
+
+class Interceptor(grpc.ServerInterceptor):
+    """Authenticates a call and maps what its method raises."""
+
+    def __init__(self, access: Access) -> None:
+        self._access = access
+
+    def intercept_service(self, continuation: Callable[..., Any], details: grpc.HandlerCallDetails) -> Any:
+        handler = continuation(details)
+        if handler is None or details.method.startswith(_PUBLIC):
+            return handler
+        method = handler.stream_stream or handler.unary_stream or handler.unary_unary or handler.stream_unary
+        wrapped: Any
+        if handler.response_streaming:
+            wrapped = self._streaming(method, details)
+            kinds = (grpc.unary_stream_rpc_method_handler, grpc.stream_stream_rpc_method_handler)
+        else:
+            wrapped = self._single(method, details)
+            kinds = (grpc.unary_unary_rpc_method_handler, grpc.stream_unary_rpc_method_handler)
+        kind = kinds[int(handler.request_streaming)]
+        return kind(wrapped, handler.request_deserializer, handler.response_serializer)
+
+    def _single(self, method: Callable[..., Any], details: grpc.HandlerCallDetails) -> Callable[..., Any]:
+        def call(request: Any, context: grpc.ServicerContext) -> Any:
+            with _Answering(self._access, details, context):
+                return method(request, context)
+
+        return call
+
+    def _streaming(self, method: Callable[..., Any], details: grpc.HandlerCallDetails) -> Callable[..., Any]:
+        def call(request: Any, context: grpc.ServicerContext) -> Iterator[Any]:
+            with _Answering(self._access, details, context):
+                yield from method(request, context)
+
+        return call
+
+
+class _Answering:
+    """One call, from its authentication to its line in the log. Use it in ``with``."""
+
+    def __init__(self, access: Access, details: grpc.HandlerCallDetails, context: grpc.ServicerContext) -> None:
+        self._access = access
+        self._details = details
+        self._context = context
+        self._line = AnswerRecord("grpc", details.method)
+        self._call: CurrentCall | None = None
+
+    def __enter__(self) -> None:
+        try:
+            principal = self._authenticate()
+        except Exception as error:
+            self._fail(error)
+            raise
+        self._call = CurrentCall(principal, self._details.method, self._line)
+        _current.set(self._call)
+
+    def __exit__(self, kind: Any, error: BaseException | None, trace: Any) -> None:
+        if isinstance(error, Exception):
+            self._fail(error)
+        elif self._call is None or not self._call.writes_own_lines:
+            self._line.write()
+
+    def _authenticate(self) -> Principal:
+        metadata = dict(self._details.invocation_metadata or ())
+        principal = self._access.authenticate(_token(metadata))
+        self._line.principal = principal
+        training = self._details.method.startswith(_TRAINING)
+        self._access.require_scope(principal, Scope.TRAINING if training else Scope.INFERENCE)
+        return principal
+
+    def _fail(self, error: Exception) -> None:
+        if self._context.code() is not None:
+            # The call was ended inside already.
+            return
+        known = as_service_error(error)
+        self._line.failed(known)
+        if self._call is None or not self._call.writes_own_lines:
+            self._line.write()
+        abort(self._context, known)
+
+
+def _token(metadata: dict[str, Any]) -> str | None:
+    """The key of the call: ``x-api-key``, else ``authorization: Bearer``."""
+    if key := metadata.get("x-api-key"):
+        return str(key)
+    scheme, _, rest = str(metadata.get("authorization", "")).partition(" ")
+    return rest.strip() if scheme.lower() == "bearer" and rest.strip() else None

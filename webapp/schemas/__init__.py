@@ -1,0 +1,1 @@
+"""Bodies and chunks of the native interface, which HTTP, WebSocket and gRPC share."""

@@ -1,0 +1,74 @@
+"""Bodies of the native interface. Names, defaults and limits are the interface document's."""
+
+from typing import Any
+
+from marshmallow import RAISE, Schema, fields, pre_load, validate
+
+from engines.types import Sampling
+from services.inference.submission import GenerationRequest
+from webapp.schemas.loading import Number, cached_schema
+
+_SNAKE = {"trace_id": "traceId", "player_id": "playerId"}
+
+
+class StrictSchema(Schema):
+    class Meta:
+        unknown = RAISE
+
+
+class GenerationSchema(StrictSchema):
+    """How to generate."""
+
+    maxNewTokens = fields.Integer(
+        strict=True, validate=validate.Range(min=1), metadata={"description": "At most this many new tokens"}
+    )
+    temperature = Number(load_default=0.7, validate=validate.Range(min=0.0, max=2.0))
+    topP = Number(load_default=0.95, validate=validate.Range(min=0.0, max=1.0, min_inclusive=False))
+    repetitionPenalty = Number(load_default=1.0, validate=validate.Range(min=0.0, max=10.0, min_inclusive=False))
+
+
+class MetadataSchema(StrictSchema):
+    """What the client wants to find again in its stream and in the logs."""
+
+    traceId = fields.String(validate=validate.Length(max=256))
+    tenant = fields.String(validate=validate.Length(max=256))
+    playerId = fields.String(validate=validate.Length(max=256))
+    locale = fields.String(validate=validate.Length(max=64))
+
+    @pre_load
+    def accept_snake_case(self, data: Any, **_: Any) -> Any:
+        """The document names the fields in both styles."""
+        return {_SNAKE.get(key, key): value for key, value in data.items()} if isinstance(data, dict) else data
+
+
+class InferenceSchema(StrictSchema):
+    """A request for text."""
+
+    modelId = fields.String(required=True, validate=validate.Length(min=1, max=64))
+    prompt = fields.String(required=True, validate=validate.Length(min=1, error="The prompt must not be empty."))
+    adapter = fields.String(validate=validate.Length(min=1, max=256))
+    generation = fields.Nested(GenerationSchema, load_default=lambda: cached_schema(GenerationSchema).load({}))
+    metadata = fields.Nested(MetadataSchema, load_default=dict)
+    priority = fields.Integer(strict=True, load_default=0, validate=validate.Range(min=0, max=9))
+    workerHint = fields.String(load_default="", validate=validate.Length(max=128))
+
+
+def to_request(body: dict[str, Any], with_metadata: bool) -> GenerationRequest:
+    """Return a loaded ``InferenceSchema`` as services take it; ``with_metadata``: each chunk carries the metadata."""
+    generation = body["generation"]
+    return GenerationRequest(
+        model=body["modelId"],
+        prompt=body["prompt"],
+        adapter=body.get("adapter"),
+        sampling=Sampling(
+            max_new_tokens=generation.get("maxNewTokens"),
+            temperature=generation["temperature"],
+            top_p=generation["topP"],
+            repetition_penalty=generation["repetitionPenalty"],
+        ),
+        priority=body["priority"],
+        worker_hint=body["workerHint"],
+        metadata=body["metadata"],
+        with_metadata=with_metadata,
+        body=body,
+    )
