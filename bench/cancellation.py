@@ -15,10 +15,10 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 
-from bench.faults.rounds import MODELS
 from store.redis import keys as redis_keys
 from store.token_log import log as token_log
 from store.token_log.entries import Entry, Kind
+from testing.faults.rounds import MODELS
 from testing.stack import KEY, Stack
 from testing.waiting import until
 

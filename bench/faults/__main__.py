@@ -10,9 +10,9 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from bench.faults import training
-from bench.faults.client import Outcome
-from bench.faults.kinds import FAULTS, Fault, Fleet
-from bench.faults.rounds import MODELS, run_round
+from testing.faults.client import Outcome
+from testing.faults.kinds import FAULTS, Fault, Fleet
+from testing.faults.rounds import MODELS, run_round
 from testing.stack import Stack
 
 

@@ -12,6 +12,7 @@ from contextlib import aclosing
 from dataclasses import replace
 from typing import Any
 
+from vllm.config import LoggingConfig
 from vllm.engine.arg_utils import AsyncEngineArgs
 from vllm.engine.protocol import EngineClient
 from vllm.inputs import tokens_input
@@ -222,8 +223,6 @@ def engine_arguments(spec: ModelSpec, logging_config: str | None = None) -> Asyn
     if spec.takes_adapters:
         arguments |= {"enable_lora": True, "max_loras": spec.max_loras, "max_lora_rank": spec.max_lora_rank}
     if logging_config:
-        from vllm.config.logging import LoggingConfig
-
         arguments["logging_config"] = LoggingConfig(pylogging_config_file=logging_config)
     return AsyncEngineArgs(**arguments)
 

@@ -68,6 +68,16 @@ class Follower:
     ) -> None:
         self._registry.unregister(self)
 
+    @property
+    def waiting(self) -> int:
+        """Entries that wait to be given out; never more than ``MAX_WAITING``."""
+        return len(self._queue)
+
+    @property
+    def overflowed(self) -> bool:
+        """Whether more has come than could wait, so that the log will be read."""
+        return self._must_read
+
     def set_direct_handler(self, take: Callable[[Entry], bool] | None) -> None:
         """Let the hub's thread offer entries to ``take`` while this follower's own thread sleeps.
 

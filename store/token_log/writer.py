@@ -59,7 +59,7 @@ class LogWriter:
         self._index = 0
         self._entries: list[Entry] = []
         self._confirmed = 0
-        self._uncertain = False
+        self.uncertain = False
         self._text: list[str] = []
         self._tokens: list[int] = []
         self._body: list[bytes] = []
@@ -163,6 +163,11 @@ class LogWriter:
         return arguments
 
     @property
+    def settled(self) -> bool:
+        """Whether Redis has everything that was added so far."""
+        return not (self._text or self._body) and self._confirmed == len(self._entries)
+
+    @property
     def length(self) -> int:
         """Entries of this attempt so far."""
         return len(self._entries)
@@ -183,11 +188,11 @@ class LogWriter:
 
     def mark_uncertain(self) -> None:
         """Redis may have taken the last batch or not, or may have lost what it had."""
-        self._uncertain = True
+        self.uncertain = True
 
     async def recover(self) -> None:
         """After an outage: find out what the log holds, so that exactly the rest is sent."""
-        if not self._uncertain:
+        if not self.uncertain:
             return
         rows: Any = await self._transport.client.xrevrange(self.keys[0], count=1)
         last = entries_from_rows(rows)[0].id if rows else EntryId(0, 0)
@@ -204,4 +209,4 @@ class LogWriter:
                 return
             held = 1
         self.written(held, self.followers)
-        self._uncertain = False
+        self.uncertain = False

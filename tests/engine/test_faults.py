@@ -5,17 +5,9 @@ from collections.abc import Iterator
 
 import pytest
 
-from bench.faults.client import Outcome
-from bench.faults.kinds import (
-    EngineKilled,
-    Fault,
-    Fleet,
-    RedisRestarted,
-    Undisturbed,
-    WebKilled,
-    WorkerFrozen,
-)
-from bench.faults.rounds import MODELS, run_round
+from testing.faults.client import Outcome
+from testing.faults.kinds import EngineKilled, Fault, Fleet, RedisRestarted, Undisturbed, WebKilled, WorkerFrozen
+from testing.faults.rounds import MODELS, run_round
 from testing.stack import Stack
 
 STREAMS = 12

@@ -60,7 +60,7 @@ def stack(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Stack]:
 
 def cy_llm(stack: Stack, *arguments: str) -> str:
     done = subprocess.run(
-        [sys.executable, "-m", "webapp.cli", *arguments],
+        [sys.executable, "-m", "cli", *arguments],
         cwd=ROOT,
         env=stack.environment,
         capture_output=True,

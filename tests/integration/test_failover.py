@@ -3,9 +3,6 @@
 import os
 import signal
 import threading
-from collections.abc import Iterator
-from contextlib import contextmanager
-from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -13,60 +10,11 @@ import pytest
 
 from store.token_log import log as token_log
 from store.token_log.entries import Kind
-from testing.sse import Event, events, text_of
+from testing.background_stream import TOKENS, streaming
+from testing.fake_text import expected_text
+from testing.sse import text_of
 from testing.stack import Process, Stack
 from testing.waiting import until
-from tests.integration.test_native_api import expected_text
-
-#: Long enough to be struck in the middle: 20 tokens a second.
-TOKENS = 120
-
-
-@dataclass
-class Stream:
-    """A stream read in a thread of its own."""
-
-    found: list[Event] = field(default_factory=list)
-    error: BaseException | None = None
-    thread: threading.Thread | None = None
-
-    @property
-    def id(self) -> str:
-        return str(self.found[0].json()["id"])
-
-    def begun(self, chunks: int = 3) -> bool:
-        return len([event for event in self.found if event.data]) >= chunks
-
-    def join(self, seconds: float = 60) -> list[Event]:
-        assert self.thread is not None
-        self.thread.join(seconds)
-        assert not self.thread.is_alive(), "the stream did not end"
-        if self.error:
-            raise self.error
-        return self.found
-
-
-@contextmanager
-def streaming(stack: Stack, prompt: str = "p", tokens: int = TOKENS, **fields: Any) -> Iterator[Stream]:
-    """Read a stream of the slow model in the background; it has begun when the block runs."""
-    body = {"modelId": "slow", "prompt": prompt, "generation": {"maxNewTokens": tokens}, **fields}
-    own = Stream()
-
-    def read() -> None:
-        try:
-            with stack.http() as http, http.stream("POST", "/inference/stream", json=body) as response:
-                assert response.status_code == 200
-                for event in events(response):
-                    own.found.append(event)
-        except BaseException as error:
-            own.error = error
-
-    own.thread = threading.Thread(target=read)
-    own.thread.start()
-    until(lambda: own.error or own.begun(), 20, "the stream has begun")
-    if own.error:
-        raise own.error
-    yield own
 
 
 def owner_of(stack: Stack, request_id: str) -> Process:
@@ -113,7 +61,7 @@ def test_a_frozen_worker_is_replaced_and_refused_when_it_wakes(pair: Stack) -> N
         return [line for line in frozen.lines_of(request_id) if line.get("outcome") == "superseded"]
 
     until(refused, 20, "the frozen worker gave up")
-    assert text_of(found) == token_log.delivered(pair.client, request_id).text
+    assert text_of(found) == token_log.snapshot(pair.client, request_id).text
 
 
 def test_without_another_worker_the_stream_waits_for_one(own_stack: Stack) -> None:

@@ -22,11 +22,11 @@ from grpc_status import rpc_status
 from settings import ROOT
 from store.redis import keys as redis_keys
 from store.sql import db
-from store.sql.api_keys import KeyAdmin, Scope
+from store.sql.api_keys import ApiKeyStore, Scope
+from testing.fake_text import expected_text
 from testing.rpc_client import SEED, WIRE, RpcClient
 from testing.stack import KEY, Stack, free_port
 from testing.waiting import until
-from tests.integration.test_native_api import expected_text
 
 MODELS = {
     "default": "fake",
@@ -295,7 +295,7 @@ def test_keys_and_the_internal_token_are_let_in_as_far_as_their_rights(stack: St
     for metadata in ([("authorization", f"Bearer {TOKEN}")], [("x-api-key", KEY)]):
         assert wire.call("AiInference", "Control", {"command": "ping"}, metadata=metadata).payload["status"] == "ok"
     engine = db.connect(stack.database_url)
-    key = KeyAdmin(db.sessions(engine)).add("reader", [Scope.INFERENCE])
+    key = ApiKeyStore(db.sessions(engine)).add("reader", [Scope.INFERENCE])
     engine.dispose()
     reader = [("x-api-key", key)]
     assert list(wire.call("AiInference", "StreamPredict", [ask("x")], metadata=reader))

@@ -13,13 +13,12 @@ from sqlalchemy.orm import Session, sessionmaker
 from store.sql import db
 from store.sql.adapters import AdapterStore
 from store.sql.jobs import (
-    ENDED,
+    TERMINAL,
     EventKind,
     JobStatus,
     JobStore,
-    Lease,
-    LeaseLostError,
 )
+from store.sql.leases import Lease, LeaseLostError
 from store.sql.tables import TrainingJob, now
 
 
@@ -67,8 +66,8 @@ def test_a_job_from_queue_to_end(jobs: JobStore) -> None:
     assert jobs.claimable() == []
     assert jobs.claim(job_id, "r2") is None
     jobs.progress(lease, step=1, total_steps=10)
-    jobs.event(lease, EventKind.METRICS, 1, {"loss": 2.5}, step=1, loss=2.5)
-    jobs.end(lease, JobStatus.COMPLETED, "done", result={"kind": "adapter"})
+    jobs.add_event(lease, EventKind.METRICS, 1, {"loss": 2.5}, step=1, loss=2.5)
+    jobs.finish(lease, JobStatus.COMPLETED, "done", result={"kind": "adapter"})
     job = jobs.load(job_id)
     assert job is not None
     assert (job.status, job.step, job.loss, job.result) == ("completed", 1, 2.5, {"kind": "adapter"})
@@ -108,8 +107,8 @@ def test_a_lost_runner_is_replaced_and_fenced(jobs: JobStore, sessions: sessionm
     calls: list[Any] = [
         lambda: jobs.renew(old),
         lambda: jobs.progress(old, step=99),
-        lambda: jobs.event(old, EventKind.METRICS, 99, {}),
-        lambda: jobs.end(old, JobStatus.FAILED, "late"),
+        lambda: jobs.add_event(old, EventKind.METRICS, 99, {}),
+        lambda: jobs.finish(old, JobStatus.FAILED, "late"),
     ]
     for call in calls:
         with pytest.raises(LeaseLostError):
@@ -132,9 +131,9 @@ def test_cancel_in_every_state(jobs: JobStore, sessions: sessionmaker[Session]) 
     assert jobs.renew(lease) == "cancelled"
     # What is cancelled does not become complete, and a pause does not undo it.
     with pytest.raises(LeaseLostError):
-        jobs.end(lease, JobStatus.COMPLETED, "done")
+        jobs.finish(lease, JobStatus.COMPLETED, "done")
     assert not jobs.pause(running)
-    jobs.end(lease, JobStatus.CANCELLED, "cancelled")
+    jobs.finish(lease, JobStatus.CANCELLED, "cancelled")
     assert status(jobs, running) == "cancelled"
     assert not jobs.cancel(running)
     lost = create(jobs, "job-l")
@@ -153,28 +152,28 @@ def test_pause_and_resume(jobs: JobStore) -> None:
     lease = claim(jobs, queued)
     assert jobs.pause(queued)
     assert jobs.renew(lease) == "paused"
-    jobs.end(lease, JobStatus.PAUSED, "paused")
+    jobs.finish(lease, JobStatus.PAUSED, "paused")
     assert status(jobs, queued) == "paused"
     assert jobs.resume(queued)
     assert not jobs.resume(queued)
     lease = claim(jobs, queued)
-    jobs.end(lease, JobStatus.COMPLETED, "done")
+    jobs.finish(lease, JobStatus.COMPLETED, "done")
     for change in (jobs.pause, jobs.resume, jobs.cancel):
         assert not change(queued)
 
 
-def test_what_goes_along_with_an_end_is_written_with_it_or_not_at_all(jobs: JobStore) -> None:
+def test_what_goes_in_transaction_with_an_end_is_written_with_it_or_not_at_all(jobs: JobStore) -> None:
     job_id = create(jobs)
     lease = claim(jobs, job_id)
 
-    def along(session: Session) -> dict[str, Any]:
-        session.add(TrainingJob(id="job-along", owner="x", status="queued", base_model="m", spec={}))
+    def in_transaction(session: Session) -> dict[str, Any]:
+        session.add(TrainingJob(id="job-in_transaction", owner="x", status="queued", base_model="m", spec={}))
         raise ValueError("no")
 
     with pytest.raises(ValueError, match="no"):
-        jobs.end(lease, JobStatus.COMPLETED, "done", along)
+        jobs.finish(lease, JobStatus.COMPLETED, "done", in_transaction)
     assert status(jobs, job_id) == "running"
-    assert jobs.load("job-along") is None
+    assert jobs.load("job-in_transaction") is None
 
 
 def test_pages_are_newest_first_with_a_true_total(jobs: JobStore) -> None:
@@ -187,7 +186,7 @@ def test_pages_are_newest_first_with_a_true_total(jobs: JobStore) -> None:
     page, total = jobs.page("me", [JobStatus.CANCELLED], 100, 0)
     assert ([job.id for job in page], total) == (["job-3"], 1)
     assert jobs.page(None, None, 100, 0)[1] == 6
-    assert {JobStatus.CANCELLED, JobStatus.COMPLETED, JobStatus.FAILED} == set(ENDED)
+    assert {JobStatus.CANCELLED, JobStatus.COMPLETED, JobStatus.FAILED} == set(TERMINAL)
 
 
 @pytest.fixture
@@ -200,11 +199,11 @@ def publish(
 ) -> int:
     folder.mkdir(exist_ok=True)
     (folder / "weights").write_text(name)
-    draft = adapters.draft(folder, ["weights"], 8, "sum")
+    draft = adapters.stage(folder, ["weights"], 8, "sum")
     with sessions.begin() as session:
         adapter = adapters.add(session, draft, name, "demo", "job-1", {"loss": 0.5})
         if point:
-            adapters.point(session, name, adapter.version)
+            adapters.set_alias(session, name, adapter.version)
         return adapter.version
 
 
@@ -250,9 +249,9 @@ def test_a_deleted_version_is_hidden_at_once_and_its_folder_goes_later(
     assert found.version == 2
     assert adapters.resolve("captain@3") is None
     folder = adapters.root / "captain" / "3"
-    assert adapters.sweep(3600) == []
+    assert adapters.purge_deleted(3600) == []
     assert folder.exists()
-    assert adapters.sweep(-1) == ["captain@3"]
+    assert adapters.purge_deleted(-1) == ["captain@3"]
     assert not folder.exists()
     # A number is never given out twice: workers keep weights by their folder.
     assert publish(adapters, sessions, source) == 4

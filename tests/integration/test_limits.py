@@ -6,9 +6,9 @@ from typing import Any
 import httpx
 
 from store.token_log import log as token_log
+from testing.background_stream import streaming
 from testing.stack import Stack
 from testing.waiting import until
-from tests.integration.test_failover import streaming
 
 
 def post(stack: Stack, prompt: str, model: str = "slow", tokens: int = 5, **fields: Any) -> httpx.Response:

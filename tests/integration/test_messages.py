@@ -8,7 +8,7 @@ from typing import Any
 import redis
 
 from launcher.redis_server import RedisServer
-from tasks.broker.messages import generate_message
+from tasks.broker.messages import task_message
 from tasks.broker.names import TASK_GENERATE
 from tasks.celery import app
 
@@ -41,6 +41,10 @@ def test_a_message_is_what_celery_sends(redis_server: RedisServer, redis_client:
             )
         [key] = list(redis_client.keys("gpu-infer*"))
         [sent] = redis_client.lrange(key, 0, -1)
-        name, own = generate_message("gen-1", "demo", attempt, "gpu-infer.demo", priority, time.time() + 600)
+        task_id = "gen-1" if attempt == 1 else f"gen-1.{attempt}"
+        expires = time.time() + 600
+        name, message = task_message(
+            TASK_GENERATE, task_id, ["gen-1", "demo"], {"attempt": attempt}, "gpu-infer.demo", priority, expires
+        )
         assert name.encode() == key
-        assert opened(own) == opened(sent)
+        assert opened(message) == opened(sent)

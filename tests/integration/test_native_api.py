@@ -6,14 +6,10 @@ import re
 import httpx
 import pytest
 
-from engines.fake import token_text
+from testing.fake_text import expected_text
 from testing.sse import events, text_of
 from testing.stack import GATEWAY_TOKEN, KEY, Stack
 from testing.waiting import until
-
-
-def expected_text(prompt: str, count: int) -> str:
-    return "".join(token_text(prompt, index) for index in range(count))
 
 
 def test_inference_answers_with_the_documents_fields(fake_stack: Stack) -> None:

@@ -6,8 +6,8 @@ import httpx
 import openai
 import pytest
 
+from testing.fake_text import expected_text
 from testing.stack import GATEWAY_TOKEN, KEY, Stack
-from tests.integration.test_native_api import expected_text
 
 
 @pytest.fixture

@@ -10,19 +10,14 @@ from typing import Any
 import httpx
 
 from store.redis import keys as redis_keys
-from store.sql.api_keys import KeyAdmin, Scope
+from store.sql.api_keys import ApiKeyStore, Scope
 from store.token_log import log as token_log
 from store.token_log.entries import Kind
+from testing.background_stream import TOKENS, running, streaming
+from testing.fake_text import expected_text
 from testing.sse import Event, events, text_of
 from testing.stack import Stack
 from testing.waiting import until
-from tests.integration.test_failover import TOKENS, streaming
-from tests.integration.test_native_api import expected_text
-
-
-def running(stack: Stack) -> int:
-    """How many sequences the engines hold, as they say themselves."""
-    return sum(info.get("running", 0) for worker in stack.fleet().living for info in worker.models.values())
 
 
 def read_some(stack: Stack, count: int, prompt: str = "p", tokens: int = TOKENS) -> list[Event]:
@@ -74,7 +69,7 @@ def test_a_client_that_left_frees_the_engine_and_can_come_back(fake_stack: Stack
     request_id = first[0].json()["id"]
 
     def released() -> bool:
-        last = token_log.delivered(fake_stack.client, request_id).last
+        last = token_log.snapshot(fake_stack.client, request_id).last
         return last is not None and last.kind == Kind.RELEASE
 
     until(released, 5, "the worker let go")
@@ -145,11 +140,11 @@ def test_state_and_text_so_far(fake_stack: Stack) -> None:
     assert after["usage"]["completion_tokens"] == 40
 
 
-def test_only_the_key_that_began_it_may_follow_or_cancel(own_stack: Stack) -> None:
+def test_another_tenant_may_neither_follow_nor_cancel(own_stack: Stack) -> None:
     from store.sql import db
 
     engine = db.connect(own_stack.database_url)
-    other = KeyAdmin(db.sessions(engine)).add("other", [Scope.INFERENCE])
+    other = ApiKeyStore(db.sessions(engine)).add("other", [Scope.INFERENCE], tenant="elsewhere")
     engine.dispose()
     own_stack.start_worker("w", ["--models", "slow"])
     own_stack.start_web()
@@ -217,11 +212,11 @@ def test_a_queued_request_whose_client_left_never_reaches_the_engine(own_stack: 
             for key in own_stack.client.scan_iter("cy:req:*")
             if key.decode().removeprefix("cy:req:") != stream.id
         ]
-        until(lambda: token_log.delivered(own_stack.client, queued).last, 5, "the request was let go")
+        until(lambda: token_log.snapshot(own_stack.client, queued).last, 5, "the request was let go")
         stream.join()
     until(lambda: worker.lines_of(queued), 10, "the worker came to the task")
     assert {line.get("outcome") for line in worker.lines_of(queued)} <= {"superseded", None}
-    assert token_log.delivered(own_stack.client, queued).text == ""
+    assert token_log.snapshot(own_stack.client, queued).text == ""
 
 
 def test_web_process_killed_and_its_client_resumes_on_another(own_stack: Stack) -> None:

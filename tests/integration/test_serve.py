@@ -13,10 +13,10 @@ from pathlib import Path
 
 from launcher.supervisor import MAX_RESTARTS
 from settings import ROOT
+from testing.fake_text import expected_text
 from testing.stack import free_port
 from testing.waiting import until
 from tests.conftest import require
-from tests.integration.test_native_api import expected_text
 
 
 @contextmanager

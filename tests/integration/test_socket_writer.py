@@ -18,9 +18,9 @@ from store.token_log.entries import Entry, Kind
 from store.token_log.follower import Follower
 from store.token_log.hub import Hub
 from store.token_log.publisher import Publisher
+from testing.publishing import publish
 from testing.waiting import until
-from tests.integration.test_token_log import publish
-from webapp.gunicorn import socket_writer as outlet
+from webapp.gunicorn import socket_writer
 
 LINES = 3000
 LINE = b"%06d" + b"x" * 94 + b"\n"
@@ -62,7 +62,7 @@ class Served:
     def _serve(self) -> None:
         environ = {"gunicorn.socket": self._socket, "SERVER_PROTOCOL": "HTTP/1.1"}
         with Flask(__name__).test_request_context(environ_overrides=environ):
-            pieces = outlet.stream_response(
+            pieces = socket_writer.stream_response(
                 cast(RequestStream, self._follower),
                 self._follower.entries(idle=1),
                 lambda entry: entry.data if entry is not None and entry.kind == Kind.BODY else b"",
@@ -99,12 +99,12 @@ def hub(redis_server: RedisServer, redis_client: redis.Redis) -> Iterator[Hub]:
 def test_a_client_that_reads_late_gets_every_byte_once(
     redis_server: RedisServer, hub: Hub, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(outlet, "SEND_BUFFER", 4096)
+    monkeypatch.setattr(socket_writer, "SEND_BUFFER", 4096)
     with sockets() as (own, client), hub.follow("r") as follower:
         served = Served(follower, own)
         publish(redis_server.url, write_lines)
         # The socket is full: the thread waits in it, and what has come since waits in the log.
-        until(lambda: follower._must_read, 10, "more has come than the follower holds")
+        until(lambda: follower.overflowed, 10, "more has come than the follower holds")
         received = bytearray()
         while data := client.recv(65536):
             received += data
@@ -133,8 +133,8 @@ def test_a_client_that_reads_is_served_past_the_thread(redis_server: RedisServer
 def test_a_client_that_reads_nothing_is_given_up(
     redis_server: RedisServer, hub: Hub, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(outlet, "SEND_BUFFER", 4096)
-    monkeypatch.setattr(outlet, "STALL_SECONDS", 1)
+    monkeypatch.setattr(socket_writer, "SEND_BUFFER", 4096)
+    monkeypatch.setattr(socket_writer, "STALL_SECONDS", 1)
     with sockets() as (own, _), hub.follow("r") as follower:
         served = Served(follower, own)
         publish(redis_server.url, write_lines)
@@ -147,6 +147,6 @@ def test_no_entry_is_offered_while_the_thread_is_awake(hub: Hub) -> None:
     with hub.follow("r") as follower:
         follower.set_direct_handler(lambda entry: offered.append(entry) is None)
         previous, entry = Entry.parse_frame(b"0-0 1-1 b x")
-        follower.hear(previous, entry)
+        follower.on_entry(previous, entry)
         assert not offered
         assert next(follower.entries(idle=5)) == entry

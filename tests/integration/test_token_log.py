@@ -2,9 +2,7 @@
 
 import asyncio
 import threading
-from collections.abc import Awaitable, Callable
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import suppress
 from pathlib import Path
 
 import pytest
@@ -13,7 +11,7 @@ import redis
 from launcher.redis_server import RedisServer
 from store.errors import Superseded
 from store.redis import keys as redis_keys
-from store.redis.client import connect, connect_async
+from store.redis.client import connect
 from store.token_log import log as token_log
 from store.token_log import outcomes
 from store.token_log.entries import (
@@ -29,29 +27,11 @@ from store.token_log.follower import MAX_WAITING
 from store.token_log.hub import Hub
 from store.token_log.publisher import Publisher
 from store.token_log.writer import LogWriter
+from testing.publishing import publish
 from testing.waiting import until
 
 TTL = 60
 FINISHED = outcomes.finished("stop", {"prompt_tokens": 1, "completion_tokens": 1, "total_tokens": 2})
-
-
-def publish(url: str, work: Callable[[Publisher], Awaitable[None]]) -> None:
-    """Run ``work`` with a running publisher."""
-
-    async def main() -> None:
-        client = connect_async(url)
-        publisher = Publisher(client, TTL)
-        task = asyncio.create_task(publisher.run())
-        try:
-            async with asyncio.timeout(30):
-                await work(publisher)
-        finally:
-            task.cancel()
-            with suppress(asyncio.CancelledError):
-                await task
-            await client.aclose()
-
-    asyncio.run(main())
 
 
 async def write(writer: LogWriter, words: list[str]) -> None:
@@ -63,7 +43,7 @@ async def write(writer: LogWriter, words: list[str]) -> None:
 
 async def written(writer: LogWriter) -> None:
     """Wait until Redis has all that was written; ``publish`` bounds it."""
-    while writer._text or writer._confirmed < writer.length:
+    while not writer.settled:
         await asyncio.sleep(0.001)
 
 
@@ -102,7 +82,7 @@ def test_a_superseded_writer_is_refused_by_redis(redis_server: RedisServer, redi
         await old.open({"worker": "old"})
         await write(old, ["a", "b"])
         await new.open({"worker": "new"})
-        new.skip(2)
+        new.start_at_index(2)
         old.text("LOST", (9,))
         with pytest.raises(Superseded):
             await old.end(FINISHED)
@@ -194,7 +174,7 @@ def test_a_slow_follower_misses_nothing_and_keeps_a_bounded_queue(
             await writer.end(FINISHED)
 
         publish(redis_server.url, work)
-        assert len(follower._waiting) <= MAX_WAITING
+        assert follower.waiting <= MAX_WAITING
         entries = [entry for entry in follower.entries(idle=5) if entry is not None]
     assert text_of(entries) == "".join(words)
     assert entries == token_log.read(redis_client, "r")
@@ -220,7 +200,7 @@ def test_silence_is_told(hub: Hub) -> None:
 
 def test_a_subscription_confirmed_after_the_first_look_is_looked_behind(redis_client: redis.Redis, hub: Hub) -> None:
     # Not entered: it hears nothing, as before its subscription counts.
-    follower = hub.follow("r", begun=False)
+    follower = hub.follow("r", may_have_history=False)
     entries = follower.entries(idle=0.4)
     assert next(entries) is None
     token_log.end(redis_client, "r", TTL, FINISHED)
@@ -291,7 +271,7 @@ def test_a_log_that_lost_its_last_entries_gets_them_again(redis_server: RedisSer
         redis_client.delete(redis_keys.log("r"))
         for entry_id, fields in rows[:3]:
             redis_client.xadd(redis_keys.log("r"), fields, id=entry_id)
-        writer.suspect()
+        writer.mark_uncertain()
         await write(writer, ["e"])
         await writer.end(FINISHED)
 
@@ -306,7 +286,7 @@ def test_a_log_that_was_lost_whole_is_written_again(redis_server: RedisServer, r
         await write(writer, ["a", "b"])
         await written(writer)
         redis_client.flushdb()
-        writer.suspect()
+        writer.mark_uncertain()
         await write(writer, ["c"])
         await writer.end(FINISHED)
 
@@ -324,13 +304,11 @@ def test_a_repeated_write_is_no_refusal(redis_server: RedisServer, redis_client:
         await writer.open({"worker": "w"})
         await write(writer, ["a", "b"])
         await written(writer)
-        writer._confirmed = 1
+        writer.written(1, writer.followers)
         await write(writer, ["c"])
         await writer.end(FINISHED)
-        again = publisher.writer("other")
-        await again.open({"worker": "w"})
-        again._entries.clear()
-        await again.open({"worker": "w"})
+        for _ in range(2):
+            await publisher.writer("other").open({"worker": "w"})
 
     publish(redis_server.url, work)
     assert text_of(token_log.read(redis_client, "r")) == "abc"
@@ -376,7 +354,7 @@ def test_a_full_redis_makes_writers_wait_and_fences_nobody(tmp_path: Path) -> No
                 await writer.open({"worker": "w"})
                 client.config_set("maxmemory", "1")
                 await write(writer, ["a", "b"])
-                while not writer._suspect:
+                while not writer.uncertain:
                     await asyncio.sleep(0.001)
                 client.config_set("maxmemory", "0")
                 await write(writer, ["c"])

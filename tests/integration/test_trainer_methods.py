@@ -25,7 +25,7 @@ def train(folder: Path, dataset: Path, **values: Any) -> list[dict[str, Any]]:
     defaults: dict[str, Any] = {"params": PARAMS, "lora": Lora(r=8)}
     TrainingSpec("job-1", str(MODEL), str(dataset), str(work_dir), **{**defaults, **values}).save(folder / "spec.json")
     done = subprocess.run(
-        [sys.executable, "-m", "engines.trainer", str(folder / "spec.json")],
+        [sys.executable, "-m", "engines.training.trainer", str(folder / "spec.json")],
         cwd=ROOT,
         capture_output=True,
         text=True,

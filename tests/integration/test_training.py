@@ -12,12 +12,12 @@ from typing import Any
 import httpx
 import pytest
 
-from bench.faults.kinds import children, name_of
 from settings import ROOT
+from testing.processes import children, name_of
 from testing.sse import events
 from testing.stack import Process, Stack
 from testing.waiting import until
-from tests.integration.test_websocket import receive, send, socket, until_done
+from testing.websocket import receive, send, socket, until_done
 
 pytestmark = pytest.mark.timeout(200)
 
@@ -127,7 +127,7 @@ def assert_same_curve(found: dict[int, float], expected: dict[int, float]) -> No
 
 def trainer_pid(worker: Process) -> int:
     return until(
-        lambda: next((pid for pid in children(worker.pid) if "engines.trainer" in name_of(pid)), None),
+        lambda: next((pid for pid in children(worker.pid) if "engines.training.trainer" in name_of(pid)), None),
         30,
         "a trainer runs",
     )

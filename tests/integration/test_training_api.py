@@ -12,7 +12,7 @@ import pytest
 
 from settings import ROOT
 from store.sql import db
-from store.sql.api_keys import KeyAdmin, Scope
+from store.sql.api_keys import ApiKeyStore, Scope
 from store.sql.jobs import JobStore
 from testing.stack import Stack
 
@@ -266,10 +266,10 @@ def test_absolute_paths_inside_the_roots_are_taken(http: httpx.Client, stack: St
     http.post(f"/training/cancel/{response.json()['jobId']}")
 
 
-def test_jobs_of_another_key_do_not_exist(http: httpx.Client, stack: Stack) -> None:
+def test_jobs_of_another_tenant_do_not_exist(http: httpx.Client, stack: Stack) -> None:
     engine = db.connect(stack.database_url)
-    admin = KeyAdmin(db.sessions(engine))
-    keys = {name: admin.add(name, [right]) for name, right in (("a", Scope.TRAINING), ("b", Scope.TRAINING))}
+    admin = ApiKeyStore(db.sessions(engine))
+    keys = {name: admin.add(name, [Scope.TRAINING], tenant) for name, tenant in (("a", "x"), ("b", "y"), ("c", "x"))}
     reader = admin.add("reader", [Scope.INFERENCE])
     engine.dispose()
     job_id = http.post("/training/start", json=body(), headers={"X-API-Key": keys["a"]}).json()["jobId"]
@@ -289,7 +289,8 @@ def test_jobs_of_another_key_do_not_exist(http: httpx.Client, stack: Stack) -> N
     own = http.get("/training/list", headers={"X-API-Key": keys["b"]}).json()
     assert (own["jobs"], own["total"]) == ([], 0)
     assert http.delete("/adapters/x", headers={"X-API-Key": reader}).status_code == 403
-    # Who may do everything sees everything.
+    # Keys of one tenant see each other's; an operator sees everything.
+    assert http.get(f"/training/status/{job_id}", headers={"X-API-Key": keys["c"]}).status_code == 200
     assert http.post(f"/training/cancel/{job_id}").status_code == 200
 
 

@@ -13,12 +13,12 @@ import pytest
 
 from store.redis.request_records import RequestRecord
 from tasks.broker import submit as queue
-from tasks.broker.messages import generate_message
+from tasks.broker.messages import task_message
 from tasks.broker.names import TASK_GENERATE
+from testing.fake_text import expected_text
 from testing.sse import Event, events, text_of
 from testing.stack import Stack
 from testing.waiting import until
-from tests.integration.test_native_api import expected_text
 
 
 @contextmanager
@@ -170,7 +170,9 @@ def test_a_message_that_was_sent_twice_runs_once(own_stack: Stack) -> None:
     with streaming(own_stack, "slow", 30) as stream:
         found = [next(stream), next(stream)]
         request_id = next(event.json()["id"] for event in found if event.data)
-        key, message = generate_message(request_id, "slow", 1, "gpu-infer.slow", 0, time.time() + 60)
+        key, message = task_message(
+            TASK_GENERATE, request_id, [request_id, "slow"], {"attempt": 1}, "gpu-infer.slow", 0, time.time() + 60
+        )
         own_stack.client.lpush(key, message)
         until(lambda: "running here already" in worker.log.read_text(), 10, "the second one is noticed")
         found += list(stream)

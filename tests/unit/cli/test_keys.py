@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 from click.testing import CliRunner
 
-from cli.commands import cli
+from cli.__main__ import cli
 from settings import Settings
 from store.sql import db
 from store.sql.api_keys import ApiKeyAuthenticator, Scope
@@ -19,7 +19,12 @@ def test_a_key_is_made_listed_and_revoked(tmp_path: Path, monkeypatch: pytest.Mo
     engine = db.connect(url)
     principal = ApiKeyAuthenticator(Settings(), db.sessions(engine)).authenticate(token)
     assert principal is not None
-    assert principal.rights == {Scope.INFERENCE}
+    assert principal.scopes == {Scope.INFERENCE}
+    assert principal.tenant == "default"
+    other = runner.invoke(cli, ["keys", "add", "other", "--scope", "training", "--tenant", "acme"]).output.strip()
+    found = ApiKeyAuthenticator(Settings(), db.sessions(engine)).authenticate(other)
+    assert found is not None
+    assert (found.tenant, found.scopes) == ("acme", {Scope.TRAINING})
     again = runner.invoke(cli, ["keys", "add", "ci"])
     assert again.exit_code != 0
     assert "'ci' exists" in again.output

@@ -6,7 +6,7 @@ import pytest
 
 from engines.errors import EngineStartError, OutOfMemory
 from engines.registry import ModelSpec
-from engines.vllm.tuning import MAX_STEPS, is_memory_failure, smaller, start_with_tuning
+from engines.vllm.tuning import MAX_STEPS, is_memory_failure, next_smaller, start_with_tuning
 
 #: From vLLM 0.32: ``v1/core/kv_cache_utils.py``, ``v1/worker/{gpu,cpu}_worker.py`` and torch.
 TOO_LONG = (
@@ -34,7 +34,7 @@ def test_other_failures_are_not(message: str) -> None:
 
 
 def test_the_length_that_fits_is_taken_at_once() -> None:
-    step = smaller(spec(max_model_len=8192), TOO_LONG)
+    step = next_smaller(spec(max_model_len=8192), TOO_LONG)
     assert step is not None
     assert step[0].max_model_len == 3276
     assert step[1] == "max_model_len 8192 -> 3276"
@@ -42,7 +42,7 @@ def test_the_length_that_fits_is_taken_at_once() -> None:
 
 def test_a_share_that_others_hold_is_lowered_first_then_sequences_then_context() -> None:
     current, words = spec(max_model_len=1024), []
-    while step := smaller(current, NOT_FREE):
+    while step := next_smaller(current, NOT_FREE):
         current = step[0]
         words.append(step[1].split(" ")[0])
     assert words == [

@@ -25,7 +25,7 @@ SHAREGPT = [{"from": "human", "value": "Hi"}, {"from": "gpt", "value": "Hello."}
 
 
 def load(path: Path, method: str = Method.SFT, **options: Any) -> Dataset:
-    values = {"shape": "", "counter": None, "max_tokens": 100, "long_rows": LongRows.REFUSE, "eval_split": 0.0}
+    values = {"format": "", "counter": None, "max_tokens": 100, "long_rows": LongRows.REFUSE, "eval_split": 0.0}
     return load_dataset(path, method, **{**values, **options})
 
 
@@ -42,7 +42,7 @@ def problems(path: Path, **options: Any) -> list[Problem]:
 
 
 @pytest.mark.parametrize(
-    ("row", "shape", "samples"),
+    ("row", "format", "samples"),
     [
         (
             {"messages": MESSAGES},
@@ -76,9 +76,9 @@ def problems(path: Path, **options: Any) -> list[Problem]:
         ({"text": "a b"}, "text", [{"text": "a b"}]),
     ],
 )
-def test_each_shape_is_recognised(tmp_path: Path, row: Any, shape: str, samples: list[Any]) -> None:
+def test_each_format_is_detected(tmp_path: Path, row: Any, format: str, samples: list[Any]) -> None:
     found = load(jsonl(tmp_path, row))
-    assert (found.shape, found.train) == (shape, samples)
+    assert (found.format, found.train) == (format, samples)
 
 
 def test_preferences_are_for_dpo_alone(tmp_path: Path) -> None:

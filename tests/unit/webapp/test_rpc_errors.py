@@ -3,12 +3,11 @@
 import grpc
 import pytest
 from google.rpc import code_pb2, error_details_pb2
-from webapp.rpc.guard import STATUS, rich_status, snake
 
-from services import errors
-from services.errors import STATUS as HTTP_STATUS
-from services.errors import ApiError
+from services.errors import InvalidRequest, QueueFull, RedisUnavailable, RequestFailed
 from store.token_log.outcomes import Code, Detail, Failure, deadline_passed
+from webapp.http.error_status import STATUS as HTTP_STATUS
+from webapp.rpc.status import STATUS, rich_status, snake
 
 CODES = [value for name, value in vars(Code).items() if name.isupper()]
 
@@ -16,7 +15,7 @@ CODES = [value for name, value in vars(Code).items() if name.isupper()]
 @pytest.mark.parametrize("code", CODES)
 def test_every_code_has_a_status_of_each_face(code: str) -> None:
     assert code in HTTP_STATUS
-    status = rich_status(ApiError(Failure(code, "words")))
+    status = rich_status(RequestFailed(Failure(code, "words")))
     assert status.code == STATUS[code]
     assert status.message == "words"
     info = error_details_pb2.ErrorInfo()
@@ -28,11 +27,11 @@ def test_every_code_has_a_status_of_each_face(code: str) -> None:
 
 
 def test_details_say_it_more_exactly() -> None:
-    assert rich_status(errors.from_failure(deadline_passed(5))).code == code_pb2.DEADLINE_EXCEEDED
-    assert rich_status(errors.redis_unavailable()).code == code_pb2.UNAVAILABLE
-    assert rich_status(errors.queue_full("m", 5, 5)).code == code_pb2.RESOURCE_EXHAUSTED
+    assert rich_status(RequestFailed(deadline_passed(5))).code == code_pb2.DEADLINE_EXCEEDED
+    assert rich_status(RedisUnavailable()).code == code_pb2.UNAVAILABLE
+    assert rich_status(QueueFull("m", 5, 5)).code == code_pb2.RESOURCE_EXHAUSTED
     faults = [Detail("out_of_range", "generation.maxNewTokens", "too large"), Detail("required", "modelId", "missing")]
-    status = rich_status(errors.invalid(faults))
+    status = rich_status(InvalidRequest(faults))
     request = error_details_pb2.BadRequest()
     assert any(detail.Unpack(request) for detail in status.details)
     found = [(v.field, v.description, v.reason) for v in request.field_violations]

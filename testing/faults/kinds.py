@@ -3,8 +3,8 @@
 import os
 import signal
 from abc import ABC, abstractmethod
-from pathlib import Path
 
+from testing.processes import children, name_of
 from testing.stack import Process, Stack
 from testing.waiting import until
 
@@ -139,15 +139,3 @@ FAULTS: list[Fault] = [
     WebKilled(),
     Rolling(),
 ]
-
-
-def children(pid: int) -> list[int]:
-    """The direct children of a process, whichever of its threads started them."""
-    found = []
-    for task in Path(f"/proc/{pid}/task").iterdir():
-        found += [int(text) for text in (task / "children").read_text().split()]
-    return found
-
-
-def name_of(pid: int) -> str:
-    return Path(f"/proc/{pid}/cmdline").read_text().replace("\0", " ")

@@ -4,9 +4,9 @@ import random
 import threading
 from typing import Any
 
-from bench.faults.client import Client, Outcome
-from bench.faults.kinds import Fault, Fleet
 from settings import ROOT
+from testing.faults.client import Client, Outcome
+from testing.faults.kinds import Fault, Fleet
 from testing.waiting import until
 
 MODELS = {

@@ -3,8 +3,8 @@
 from pathlib import Path
 
 import pytest
-from webapp.gunicorn.bind_address import InsecureBindError, addresses
 
+from services.bind_address import InsecureBindError, addresses
 from settings import Settings
 from store.sql import db
 

@@ -1,0 +1,90 @@
+"""What is relied on of vLLM 0.32 without its documentation saying so. A failure here names the part."""
+
+import asyncio
+import inspect
+import re
+import warnings
+from importlib.util import find_spec
+from pathlib import Path
+
+import pytest
+
+pytestmark = pytest.mark.filterwarnings("ignore")
+
+if find_spec("vllm") is None:
+    pytest.skip("vLLM is not installed (bin/test installs it)", allow_module_level=True)
+
+with warnings.catch_warnings():
+    # vLLM and torch warn of what they themselves use.
+    warnings.simplefilter("ignore")
+    import vllm
+    from vllm.sampling_params import RequestOutputKind
+    from vllm.v1.engine.async_llm import AsyncLLM
+    from vllm.v1.engine.llm_engine import LLMEngine
+    from vllm.v1.engine.output_processor import OutputProcessor, RequestOutputCollector
+    from vllm.v1.executor.uniproc_executor import UniProcExecutor
+
+    from engines.vllm import internals, tuning
+    from engines.vllm.executor import GuardedUniProcExecutor
+
+VERSION = f"vllm {vllm.__version__}"
+
+
+def parameters(function: object) -> list[str]:
+    return list(inspect.signature(function).parameters)  # type: ignore[arg-type]
+
+
+def test_a_collector_holds_one_output_and_an_event() -> None:
+    async def look() -> None:
+        collector = RequestOutputCollector(RequestOutputKind.DELTA, "r")
+        assert collector.output is None
+        assert collector.aggregate is True
+        assert isinstance(collector.ready, asyncio.Event)
+        assert collector.get_nowait() is None
+
+    asyncio.run(look())
+
+
+def test_each_request_passes_its_collector_to_one_method() -> None:
+    assert parameters(AsyncLLM._add_request) == ["self", "request", "prompt", "parent_req", "index", "queue"], VERSION
+    assert callable(OutputProcessor.get_num_unfinished_requests), VERSION
+
+
+def test_the_detokenizer_can_be_fed_by_hand() -> None:
+    from vllm.v1.engine.detokenizer import IncrementalDetokenizer
+
+    assert parameters(IncrementalDetokenizer.from_new_request) == ["tokenizer", "request"], VERSION
+    assert parameters(IncrementalDetokenizer.update)[1:] == ["new_token_ids", "stop_terminated"], VERSION
+    assert parameters(IncrementalDetokenizer.get_next_output_text)[1:] == ["finished", "delta"], VERSION
+
+
+def test_the_synchronous_engine_aborts_by_internal_id() -> None:
+    assert "internal" in parameters(LLMEngine.abort_request), VERSION
+    assert "stat_loggers" in parameters(LLMEngine.from_engine_args), VERSION
+
+
+def test_the_openai_application_is_built_of_three_parts() -> None:
+    assert parameters(internals.build_app)[:3] == ["args", "supported_tasks", "model_config"], VERSION
+    assert parameters(internals.init_app_state)[:4] == ["engine_client", "state", "args", "supported_tasks"], VERSION
+
+
+def test_the_executor_s_hook_is_where_the_model_is_loaded() -> None:
+    assert issubclass(GuardedUniProcExecutor, UniProcExecutor)
+    assert UniProcExecutor.__dict__["_init_executor"], VERSION
+
+
+def test_the_messages_that_the_ladder_reads_are_vllm_s() -> None:
+    """``engines.vllm.tuning`` tells failures apart by these words."""
+    folder = Path(vllm.__file__).parent
+    words = {
+        "estimated maximum model length is": "v1/core/kv_cache_utils.py",
+        "KV cache is needed, which is larger than the available KV cache": "v1/core/kv_cache_utils.py",
+        "No available memory for the cache blocks": "v1/core/kv_cache_utils.py",
+        "Free memory on device": "v1/worker/utils.py",
+    }
+    for sentence, path in words.items():
+        # A sentence may stand in several literals, on several lines.
+        source = " ".join(re.sub(r"\s*f?\"\s*f?\"?", " ", (folder / path).read_text()).split())
+        assert sentence in source, f"{VERSION}: {path} no longer says: {sentence}"
+    for sentence in list(words)[1:]:
+        assert tuning.is_memory_failure(f"ValueError: {sentence}")

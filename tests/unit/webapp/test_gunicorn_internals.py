@@ -1,0 +1,51 @@
+"""What is relied on of gunicorn 27 without its documentation saying so. A failure here names the part."""
+
+import inspect
+import io
+import socket
+
+import gunicorn
+import gunicorn.glogging
+from gunicorn.http import wsgi
+from gunicorn.workers.base import Worker
+
+from webapp.gunicorn.internals import QuietLogger, client_socket, frame_chunk, is_stopping
+
+VERSION = f"gunicorn {gunicorn.__version__}"
+
+
+def test_the_environment_carries_the_socket() -> None:
+    assert '"gunicorn.socket": sock' in inspect.getsource(wsgi).replace("'", '"'), VERSION
+    pair = socket.socketpair()
+    with pair[0], pair[1]:
+        assert client_socket({"gunicorn.socket": pair[0]}) is pair[0]
+        assert client_socket({"gunicorn.socket": io.BytesIO()}) is None
+        assert client_socket({}) is None
+
+
+def test_a_chunk_is_framed_as_gunicorn_frames_it() -> None:
+    written = []
+
+    class Recorder:
+        def sendall(self, data: bytes) -> None:
+            written.append(data)
+
+    from gunicorn.util import write_chunk
+
+    for data in (b"x", b"y" * 300):
+        write_chunk(Recorder(), data)
+    assert b"".join(written) == frame_chunk(b"x") + frame_chunk(b"y" * 300), VERSION
+
+
+def test_a_worker_has_a_flag_that_says_it_is_alive() -> None:
+    assert "self.alive = True" in inspect.getsource(Worker), VERSION
+    worker = type("W", (), {"alive": True})()
+    stopping = is_stopping(worker)
+    assert not stopping()
+    worker.alive = False
+    assert stopping()
+
+
+def test_the_logger_s_access_line_can_be_left_out() -> None:
+    parameters = list(inspect.signature(gunicorn.glogging.Logger.access).parameters)
+    assert list(inspect.signature(QuietLogger.access).parameters) == parameters, VERSION
