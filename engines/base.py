@@ -3,6 +3,7 @@
 import importlib
 from abc import ABC, abstractmethod
 from collections.abc import AsyncGenerator
+from pathlib import Path
 
 from engines.errors import ConfigError
 from engines.registry import ModelSpec
@@ -58,6 +59,15 @@ class Engine(ABC):
     @abstractmethod
     def dead(self) -> bool:
         """Whether the engine has failed for good."""
+
+
+def is_adapter_folder(path: str) -> bool:
+    """Whether a folder holds a LoRA adapter, by its configuration file."""
+    try:
+        return (Path(path) / "adapter_config.json").is_file()
+    except OSError:
+        # A name that the file system cannot hold.
+        return False
 
 
 def create_engine(spec: ModelSpec) -> Engine:

@@ -12,7 +12,7 @@ import re
 import time
 from collections.abc import AsyncGenerator
 
-from engines.base import Engine
+from engines.base import Engine, is_adapter_folder
 from engines.errors import EngineDead, InvalidRequest
 from engines.registry import ModelSpec
 from engines.types import (
@@ -54,6 +54,8 @@ class FakeEngine(Engine):
         self._dead = True
 
     async def generate(self, request: GenerateRequest) -> AsyncGenerator[Chunk, None]:
+        if request.adapter is not None and not is_adapter_folder(request.adapter):
+            raise InvalidRequest("adapter_not_found", "adapter", f"No adapter of that name exists for {self.spec.id!r}")
         prompt_tokens = len(request.prompt.split())
         count = self._count(request, prompt_tokens)
         finish = "length"

@@ -7,10 +7,10 @@ import redis
 from services.access import Access
 from services.adapters import AdapterService
 from services.health import HealthService
+from services.idempotency import Idempotency
 from services.inference.admission import Admission
 from services.inference.cancellation import Cancellation
 from services.inference.failover import Failover
-from services.inference.idempotency import Idempotency
 from services.inference.routing import Router
 from services.inference.service import InferenceService
 from services.lifecycle import Lifecycle
@@ -57,7 +57,7 @@ class Services:
         limits = Limits(client, settings.redis_url, settings.requests_per_minute, settings.streams_per_key)
         adapters = AdapterService(AdapterStore(sessions, settings.adapters_root), access)
         models = ModelCatalog(settings.config_path, settings.engine, client, presence, adapters)
-        jobs = JobStore(sessions)
+        jobs, idempotency = JobStore(sessions), Idempotency(client)
         checks = TrainingChecks(settings, models, adapters, jobs, access, DatasetChecker(settings))
         return cls(
             settings=settings,
@@ -66,8 +66,10 @@ class Services:
             limits=limits,
             models=models,
             adapters=adapters,
-            inference=_inference(settings, client, presence, queue_depth, lifecycle, access, limits, models, adapters),
-            training=TrainingService(client, access, limits, checks, jobs, lifecycle, settings.keepalive),
+            inference=_inference(
+                settings, client, presence, queue_depth, lifecycle, access, limits, models, adapters, idempotency
+            ),
+            training=TrainingService(client, access, limits, checks, jobs, idempotency, lifecycle, settings.keepalive),
             health=HealthService(client, presence, lifecycle, settings.max_queue_size),
             client=client,
         )
@@ -90,10 +92,10 @@ def _inference(
     limits: Limits,
     models: ModelCatalog,
     adapters: AdapterService,
+    idempotency: Idempotency,
 ) -> InferenceService:
     hub = Hub(settings.redis_url, client)
     requests = RequestStore(client, settings.stream_ttl)
-    idempotency = Idempotency(client, requests, settings.stream_ttl)
     router = Router(presence, queue_depth, settings.max_queue_size)
     return InferenceService(
         client=client,
@@ -102,7 +104,17 @@ def _inference(
         access=access,
         limits=limits,
         lifecycle=lifecycle,
-        admission=Admission(access, limits, models, adapters, router, idempotency, settings.request_timeout),
+        admission=Admission(
+            access,
+            limits,
+            models,
+            adapters,
+            router,
+            idempotency,
+            requests,
+            settings.request_timeout,
+            settings.stream_ttl,
+        ),
         idempotency=idempotency,
         failover=Failover(client, requests, presence, queue_depth, settings.stream_ttl),
         cancellation=Cancellation(client, hub, settings.stream_ttl),

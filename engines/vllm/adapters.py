@@ -1,11 +1,11 @@
 """LoRA adapter folders as vLLM's ``LoRARequest`` objects."""
 
 import logging
-from pathlib import Path
 
 from vllm.engine.protocol import EngineClient
 from vllm.lora.request import LoRARequest
 
+from engines.base import is_adapter_folder
 from engines.errors import InvalidRequest
 from engines.registry import ModelSpec
 from engines.vllm.internals import EngineDeadError
@@ -55,18 +55,10 @@ class AdapterTable:
                 "adapter_not_supported", "adapter", f"Model {self._spec.id!r} takes no adapters (enable_lora is off)"
             )
         if path not in self._known:
-            if not _is_adapter(path):
+            if not is_adapter_folder(path):
                 raise InvalidRequest(
                     "adapter_not_found", "adapter", f"No adapter of that name exists for model {self._spec.id!r}"
                 )
             number = len(self._known) + 1
             self._known[path] = LoRARequest(f"adapter-{number}", number, path)
         return self._known[path]
-
-
-def _is_adapter(path: str) -> bool:
-    try:
-        return (Path(path) / "adapter_config.json").is_file()
-    except OSError:
-        # A name that the file system cannot hold.
-        return False

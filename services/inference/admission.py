@@ -10,12 +10,12 @@ from services.access import Access
 from services.adapters import AdapterService
 from services.context import RequestContext
 from services.errors import InvalidRequest
-from services.inference.idempotency import Idempotency
+from services.idempotency import Idempotency
 from services.inference.routing import Route, Router
 from services.inference.submission import GenerationRequest, OpenAIRequest, Submission
 from services.limits import Limits
 from services.models import ModelCatalog
-from store.redis.request_records import RequestRecord, new_request_id
+from store.redis.request_records import RequestRecord, RequestStore, new_request_id
 from store.sql.adapters import reference
 from store.token_log.entries import encode
 
@@ -31,7 +31,9 @@ class Admission:
         adapters: AdapterService,
         router: Router,
         idempotency: Idempotency,
+        requests: RequestStore,
         request_timeout: float,
+        stream_ttl: int,
     ) -> None:
         self._access = access
         self._limits = limits
@@ -39,7 +41,9 @@ class Admission:
         self._adapters = adapters
         self._router = router
         self._idempotency = idempotency
+        self._requests = requests
         self._request_timeout = request_timeout
+        self._stream_ttl = stream_ttl
 
     def admit(self, context: RequestContext, request: GenerationRequest) -> Submission:
         """Admit a text to continue. Raises ``ServiceError``, ``redis.RedisError``, ``SQLAlchemyError``."""
@@ -109,14 +113,21 @@ class Admission:
     ) -> Submission:
         """Return the request that the caller's idempotency key began, else a new one."""
         name = self._idempotency.name_of(context)
-        begun = self._idempotency.find(name, body)
+        begun = self._load(self._idempotency.find(name, body))
         if begun is not None:
             return Submission(begun, None)
         record, route = make_record()
-        faster = self._idempotency.remember(name, record, body)
-        if faster is not None:
-            return Submission(faster, None)
+        if name is not None:
+            # The record first: whoever finds the key must find the record.
+            self._requests.save(record)
+            lifetime = max(1, int(record.deadline - record.created)) + self._stream_ttl
+            faster = self._load(self._idempotency.remember(name, record.id, body, lifetime))
+            if faster is not None:
+                return Submission(faster, None)
         return Submission(record, route, name)
+
+    def _load(self, request_id: str | None) -> RequestRecord | None:
+        return None if request_id is None else self._requests.load(request_id)
 
     def _deadline(self, context: RequestContext) -> float:
         bound = math.inf if context.timeout is None else context.timeout

@@ -9,10 +9,10 @@ import redis
 from services.access import Access
 from services.context import RequestContext
 from services.errors import RequestNotFound, UnknownEventId
+from services.idempotency import Idempotency
 from services.inference.admission import Admission
 from services.inference.cancellation import Cancellation
 from services.inference.failover import Failover, WatchedRequest
-from services.inference.idempotency import Idempotency
 from services.inference.request_stream import RequestStream
 from services.inference.routing import Route
 from services.inference.submission import GenerationRequest, OpenAIRequest, Submission

@@ -1,6 +1,7 @@
 """A fine-tuning as a client asks for it, parsed by its face."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from typing import Any
 
 from engines.training.spec import HyperParams, LongRows, Lora, Method, Quantization
 
@@ -31,3 +32,5 @@ class TrainingRequest:
     promote_below: float | None = None
     #: None is the system's own limit.
     max_restarts: int | None = None
+    #: The whole body: the same idempotency key with another one is a conflict.
+    body: dict[str, Any] = field(default_factory=dict, repr=False)

@@ -10,9 +10,10 @@ import redis
 from services.access import Access
 from services.context import RequestContext
 from services.errors import InvalidRequest, JobNotFound, WrongJobState
+from services.idempotency import Idempotency
 from services.lifecycle import Lifecycle
 from services.limits import Limits
-from services.training.checks import TrainingChecks
+from services.training.checks import CheckedTraining, TrainingChecks
 from services.training.events import follow
 from services.training.request import TrainingRequest
 from store.sql.api_keys import Principal
@@ -22,6 +23,8 @@ from tasks.broker import submit
 
 #: How long a cancel waits for the runner. Seconds.
 _CANCEL_SECONDS = 10.0
+#: How long an idempotency key means the job that it began. Seconds.
+_IDEMPOTENCY_SECONDS = 86_400
 #: Most bytes of a log that are sent.
 _LOG_BYTES = 256 * 1024
 
@@ -36,6 +39,7 @@ class TrainingService:
         limits: Limits,
         checks: TrainingChecks,
         jobs: JobStore,
+        idempotency: Idempotency,
         lifecycle: Lifecycle,
         keepalive: float,
     ) -> None:
@@ -44,6 +48,7 @@ class TrainingService:
         self._limits = limits
         self._checks = checks
         self._jobs = jobs
+        self._idempotency = idempotency
         self._lifecycle = lifecycle
         self._keepalive = keepalive
 
@@ -52,9 +57,25 @@ class TrainingService:
         principal = context.principal
         self._access.require_active(principal)
         self._limits.count_request(principal.id)
+        name = self._idempotency.name_of(context)
+        begun = self._idempotency.find(name, request.body)
+        if begun is not None:
+            return self.find(principal, begun)
         job_id = new_job_id()
         checked = self._checks.check(principal, job_id, request)
-        job = self._jobs.create(
+        faster = self._idempotency.remember(name, job_id, request.body, _IDEMPOTENCY_SECONDS)
+        if faster is not None:
+            return self.find(principal, faster)
+        with self._idempotency.forget_on_error(name):
+            job = self._create(principal, job_id, request, checked)
+        # The row is there: a queue that is away now is made good by a worker that looks for forgotten jobs.
+        submit.enqueue_training(self._redis, job_id)
+        return job
+
+    def _create(
+        self, principal: Principal, job_id: str, request: TrainingRequest, checked: CheckedTraining
+    ) -> TrainingJob:
+        return self._jobs.create(
             job_id,
             principal.id,
             request.base_model,
@@ -63,9 +84,6 @@ class TrainingService:
             checked.options,
             principal.tenant,
         )
-        # The row is there: a queue that is away now is made good by a worker that looks for forgotten jobs.
-        submit.enqueue_training(self._redis, job_id)
-        return job
 
     def find(self, principal: Principal, job_id: str) -> TrainingJob:
         """Return a job that the principal sees. Raises ``JobNotFound`` for any other."""

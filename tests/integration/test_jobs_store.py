@@ -36,8 +36,8 @@ def jobs(sessions: sessionmaker[Session]) -> JobStore:
     return JobStore(sessions)
 
 
-def create(jobs: JobStore, job_id: str = "job-1", owner: str = "me") -> str:
-    jobs.create(job_id, owner, "demo", "captain", {"params": {"epochs": 3}}, {"max_restarts": 2})
+def create(jobs: JobStore, job_id: str = "job-1", tenant: str = "mine") -> str:
+    jobs.create(job_id, "me", "demo", "captain", {"params": {"epochs": 3}}, {"max_restarts": 2}, tenant)
     return job_id
 
 
@@ -179,11 +179,11 @@ def test_what_goes_in_transaction_with_an_end_is_written_with_it_or_not_at_all(j
 def test_pages_are_newest_first_with_a_true_total(jobs: JobStore) -> None:
     for number in range(5):
         create(jobs, f"job-{number}")
-    create(jobs, "job-other", owner="you")
+    create(jobs, "job-other", tenant="yours")
     assert jobs.cancel("job-3")
-    page, total = jobs.page("me", None, 2, 1)
+    page, total = jobs.page("mine", None, 2, 1)
     assert ([job.id for job in page], total) == (["job-3", "job-2"], 5)
-    page, total = jobs.page("me", [JobStatus.CANCELLED], 100, 0)
+    page, total = jobs.page("mine", [JobStatus.CANCELLED], 100, 0)
     assert ([job.id for job in page], total) == (["job-3"], 1)
     assert jobs.page(None, None, 100, 0)[1] == 6
     assert {JobStatus.CANCELLED, JobStatus.COMPLETED, JobStatus.FAILED} == set(TERMINAL)

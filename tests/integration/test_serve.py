@@ -1,34 +1,79 @@
-"""``bin/serve`` itself (behind its installing): start, banner, the printed curl line, Ctrl-C, second run."""
+"""``bin/serve`` itself (behind its installing): start, banner, the printed curl line, kills, Ctrl-C, second run."""
 
 import json
 import os
 import re
 import shutil
 import signal
+import socket
 import subprocess
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from launcher.supervisor import MAX_RESTARTS
+import pytest
+
+from launcher.redis_server import RedisServer
+from launcher.supervisor import MAX_FAILED_STARTS
 from settings import ROOT
 from testing.fake_text import expected_text
+from testing.processes import children
 from testing.stack import free_port
 from testing.waiting import until
 from tests.conftest import require
 
 
+class Served:
+    """A running launcher, and what it wrote."""
+
+    def __init__(self, process: subprocess.Popen[bytes], folder: Path) -> None:
+        self.process = process
+        self.folder = folder
+
+    @property
+    def output(self) -> str:
+        return (self.folder / "output.txt").read_text()
+
+    @property
+    def notes(self) -> str:
+        path = self.folder / "var" / "log" / "supervisor.log"
+        return path.read_text() if path.exists() else ""
+
+    def pids(self, name: str) -> list[int]:
+        return [int(pid) for pid in re.findall(rf"{name} started \(pid=(\d+)\)", self.notes)]
+
+    def wait_for_banner(self) -> None:
+        def banner() -> bool:
+            assert self.process.poll() is None, self.output
+            return "Ctrl-C" in self.output
+
+        until(banner, 60, "the banner is printed")
+
+    @property
+    def curl(self) -> str:
+        line = re.search(r"^curl.*?^  -d '.*?'$", self.output, re.MULTILINE | re.DOTALL)
+        assert line is not None
+        return line.group(0)
+
+    def answer(self) -> str:
+        done = subprocess.run(["bash", "-c", self.curl], capture_output=True, text=True, timeout=30)
+        return done.stdout.rstrip()
+
+    def interrupt(self) -> int:
+        self.process.send_signal(signal.SIGINT)
+        return self.process.wait(60)
+
+
 @contextmanager
-def serving(folder: Path, **env: str) -> Iterator[tuple[subprocess.Popen[bytes], Path]]:
+def serving(folder: Path, **env: str) -> Iterator[Served]:
     """Run the launcher on the fake engine in ``folder``."""
     folder.mkdir(exist_ok=True)
     config = folder / "config.json"
     config.write_text(json.dumps({"demo": {"model_path": "none", "engine": "fake"}}))
-    output = folder / "output.txt"
     keep = {name: value for name, value in os.environ.items() if not name.startswith(("CY_LLM_", "REDIS", "DATABASE"))}
     own = {"CY_LLM_VAR": str(folder / "var"), "CY_LLM_CONFIG": str(config), "PYTHONPATH": str(ROOT)}
-    with output.open("wb") as file:
+    with (folder / "output.txt").open("wb") as file:
         process = subprocess.Popen(
             [sys.executable, "-m", "launcher.serve"],
             cwd=ROOT,
@@ -38,7 +83,7 @@ def serving(folder: Path, **env: str) -> Iterator[tuple[subprocess.Popen[bytes],
             start_new_session=True,
         )
     try:
-        yield process, output
+        yield Served(process, folder)
     finally:
         if process.poll() is None:
             process.send_signal(signal.SIGINT)
@@ -66,90 +111,94 @@ def test_it_serves_stops_and_serves_again(tmp_path: Path) -> None:
     require(shutil.which("curl") is not None, "curl is not installed")
     keys = set()
     for _ in range(2):
-        with serving(tmp_path / "s", **ports()) as (process, output):
-            until(lambda o=output: "Ctrl-C" in o.read_text(), 60, "the banner is printed")
-            banner = output.read_text()
-            line = re.search(r"^curl.*?^  -d '.*?'$", banner, re.MULTILINE | re.DOTALL)
-            assert line is not None
-            answer = subprocess.run(["bash", "-c", line.group(0)], capture_output=True, text=True, timeout=30)
-            assert expected_text("你好，请介绍一下自己", 1).strip() in answer.stdout
-            assert answer.stdout.rstrip().endswith("data: [DONE]")
-            keys.add(re.search(r"Key +(\S+)", banner).group(1))  # type: ignore[union-attr]
-            process.send_signal(signal.SIGINT)
-            assert process.wait(60) == 0
-        assert "[cy-llm] stopped" in output.read_text()
+        with serving(tmp_path / "s", **ports()) as served:
+            served.wait_for_banner()
+            answer = served.answer()
+            assert expected_text("你好，请介绍一下自己", 1).strip() in answer
+            assert answer.endswith("data: [DONE]")
+            keys.add(re.search(r"Key +(\S+)", served.output).group(1))  # type: ignore[union-attr]
+            assert served.interrupt() == 0
+        assert "[cy-llm] stopped" in served.output
         until(lambda: not processes_of(tmp_path / "s"), 10, "no process is left")
     assert len(keys) == 1
     assert (tmp_path / "s" / "var" / "api_key").stat().st_mode & 0o777 == 0o600
 
 
-def test_a_port_in_use_is_told(tmp_path: Path) -> None:
-    import socket
+def test_help_explains_and_starts_nothing() -> None:
+    done = subprocess.run([sys.executable, "-m", "launcher.serve", "--help"], cwd=ROOT, capture_output=True, text=True)
+    assert done.returncode == 0
+    assert done.stdout.startswith("usage: bin/serve")
+    assert "docs/configuration.md" in done.stdout
 
+
+def test_a_port_in_use_is_told(tmp_path: Path) -> None:
     with socket.socket() as taken:
         taken.bind(("127.0.0.1", 0))
         taken.listen()
         port = taken.getsockname()[1]
-        with serving(tmp_path / "s", CY_LLM_PORT=str(port)) as (process, output):
-            assert process.wait(30) == 1
-    assert f"port {port} is in use" in output.read_text()
-    assert "CY_LLM_PORT" in output.read_text()
+        with serving(tmp_path / "s", CY_LLM_PORT=str(port)) as served:
+            assert served.process.wait(30) == 1
+    assert f"port {port} is in use" in served.output
+    assert "CY_LLM_PORT" in served.output
 
 
-def test_a_worker_that_cannot_start_is_told_with_its_last_lines(tmp_path: Path) -> None:
-    with serving(tmp_path / "s", **ports(), CY_LLM_ENGINE="warp-drive") as (process, output):
-        assert process.wait(60) == 1
-    text = output.read_text()
-    assert "warp-drive" in text
-    assert "cuda-vllm-async" in text
+def test_a_worker_that_cannot_start_ends_everything_with_its_last_lines(tmp_path: Path) -> None:
+    with serving(tmp_path / "s", **ports(), CY_LLM_ENGINE="warp-drive") as served:
+        assert served.process.wait(110) == 1
+    assert "gpu-infer ended again and again" in served.output
+    assert "warp-drive" in served.output
+    assert "cuda-vllm-async" in served.output
+    assert len(served.pids("gpu-infer")) == MAX_FAILED_STARTS
     until(lambda: not processes_of(tmp_path / "s"), 10, "no process is left")
 
 
-def test_a_process_that_ends_is_started_again(tmp_path: Path) -> None:
-    with serving(tmp_path / "s", **ports()) as (process, output):
-        until(lambda: "Ctrl-C" in output.read_text(), 60, "the banner is printed")
-        line = re.search(r"^curl.*?^  -d '.*?'$", output.read_text(), re.MULTILINE | re.DOTALL)
-        assert line is not None
-        system = tmp_path / "s" / "var" / "log" / "system.log"
-        for name, number in (("gpu-infer", signal.SIGKILL), ("gpu-infer", signal.SIGTERM), ("web", signal.SIGKILL)):
-            pattern = re.compile(rf"{name} started \(pid=(\d+)\)")
-            started = pattern.findall(system.read_text())
-            os.kill(int(started[-1]), number)
-            until(lambda p=pattern, s=started: p.findall(system.read_text()) != s, 30, f"{name} is back")
-
-            def answer() -> str:
-                return subprocess.run(["bash", "-c", line.group(0)], capture_output=True, text=True, timeout=30).stdout
-
-            until(lambda: answer().rstrip().endswith("data: [DONE]"), 60, "it answers again")
-        process.send_signal(signal.SIGINT)
-        assert process.wait(60) == 0
+def test_whatever_is_killed_comes_back_and_it_answers_again(tmp_path: Path) -> None:
+    with serving(tmp_path / "s", **ports()) as served:
+        served.wait_for_banner()
+        for name in ("gpu-infer", "web", "grpc", "redis", "cpu-work"):
+            victim = served.pids(name)[-1]
+            family = [victim, *children(victim)]
+            os.kill(victim, signal.SIGKILL)
+            gone = lambda pids=family: not any(Path(f"/proc/{pid}").exists() for pid in pids)  # noqa: E731
+            until(gone, 2, f"{name} and its children are gone")
+            until(lambda n=name, v=victim: served.pids(n)[-1] != v, 10, f"{name} is back")
+            until(lambda: served.answer().endswith("data: [DONE]"), 60, f"it answers again after {name} was killed")
+        health = subprocess.run(
+            ["bash", "-c", served.curl.replace("inference/stream", "health/details").replace("-X POST", "-X GET")],
+            capture_output=True,
+            text=True,
+        )
+        workers = json.loads(health.stdout)["components"]["coordinator"]["details"]["workers"]
+        assert workers == {"total": 1, "healthy": 1, "unhealthy": 0}
+        assert served.interrupt() == 0
     until(lambda: not processes_of(tmp_path / "s"), 10, "no process is left")
 
 
-def test_a_process_that_ends_again_and_again_ends_everything(tmp_path: Path) -> None:
-    with serving(tmp_path / "s", **ports()) as (process, output):
-        until(lambda: "Ctrl-C" in output.read_text(), 60, "the banner is printed")
-        system = tmp_path / "s" / "var" / "log" / "system.log"
-        for number in range(1, MAX_RESTARTS + 2):
-            pids = [int(pid) for pid in re.findall(r"gpu-train started \(pid=(\d+)\)", system.read_text())]
-            assert len(pids) == number
-            os.kill(pids[-1], signal.SIGKILL)
-            if number <= MAX_RESTARTS:
-                until(lambda n=number: system.read_text().count("gpu-train started") > n, 30, "it is back")
-        assert process.wait(60) == 1
-    assert "gpu-train ended by itself" in output.read_text()
+@pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGTERM])
+def test_nothing_is_left_when_it_is_ended_itself(tmp_path: Path, number: int) -> None:
+    env = ports()
+    with serving(tmp_path / "s", **env) as served:
+        served.wait_for_banner()
+        os.kill(served.process.pid, number)
+        served.process.wait(30)
+        until(lambda: not processes_of(tmp_path / "s"), 2 if number == signal.SIGKILL else 30, "no process is left")
+    with serving(tmp_path / "s", **env) as served:
+        served.wait_for_banner()
+        assert served.answer().endswith("data: [DONE]")
 
 
-def test_its_own_redis_database_and_key_are_replaced_by_the_environment(tmp_path: Path, redis_server) -> None:  # type: ignore[no-untyped-def]
+def test_its_own_redis_database_and_key_are_replaced_by_the_environment(
+    tmp_path: Path, redis_server: RedisServer
+) -> None:
     env = {
         **ports(),
         "REDIS_URL": redis_server.url,
         "DATABASE_URL": f"sqlite:///{tmp_path / 'elsewhere.db'}",
         "CY_LLM_API_KEY": "my-own-key",
     }
-    with serving(tmp_path / "s", **env) as (_, output):
-        until(lambda: "Ctrl-C" in output.read_text(), 60, "the banner is printed")
-        assert "my-own-key" in output.read_text()
+    with serving(tmp_path / "s", **env) as served:
+        served.wait_for_banner()
+        assert "my-own-key" in served.output
         assert not (tmp_path / "s" / "var" / "redis").exists()
         assert not (tmp_path / "s" / "var" / "api_key").exists()
         assert (tmp_path / "elsewhere.db").exists()

@@ -204,7 +204,7 @@ def test_a_subscription_confirmed_after_the_first_look_is_looked_behind(redis_cl
     entries = follower.entries(idle=0.4)
     assert next(entries) is None
     token_log.end(redis_client, "r", TTL, FINISHED)
-    follower.subscribed()
+    follower.on_subscribed()
     entry = next(entries)
     assert entry is not None
     assert entry.terminal

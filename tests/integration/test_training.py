@@ -6,6 +6,7 @@ import shutil
 import signal
 import time
 from collections.abc import Iterator
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -149,7 +150,7 @@ def reference(stack: Stack) -> dict[int, float]:
         job_id = start(http)
         # Followed live, resumed by id in the middle, to the end.
         with http.stream("GET", f"/training/{job_id}/events") as response:
-            head = [next(found) for found in [events(response)] for _ in range(3)]
+            head = list(islice((event for event in events(response) if event.id), 3))
         with http.stream("GET", f"/training/{job_id}/events", headers={"Last-Event-ID": head[-1].id}) as response:
             seen = [*head, *events(response)]
         assert seen[-1].data == "[DONE]"

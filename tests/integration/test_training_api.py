@@ -164,7 +164,7 @@ def test_every_field_reaches_the_trainer_s_specification(http: httpx.Client, sta
         ({"lora": False, "export": "merged"}, "export", "needs an adapter"),
         ({"lora": False, "quantization": {"use4bit": True}}, "quantization", "cannot be trained whole"),
         ({"adapterName": "a/b"}, "adapterName", "letters, digits"),
-        ({"resumeFrom": "nothing"}, "resumeFrom", "neither a job of yours nor an adapter"),
+        ({"resumeFrom": "nothing"}, "resumeFrom", "must name one of your adapters or an earlier job"),
         ({"datasetPath": "absent.jsonl"}, "datasetPath", "There is no file 'absent.jsonl'"),
     ],
 )

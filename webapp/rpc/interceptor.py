@@ -20,8 +20,9 @@ _TRAINING = ("/cy.llm.AiTraining/", "/cy.llm.TrainingService/")
 class CurrentCall:
     """What a servicer is told of the call besides gRPC's own context."""
 
-    def __init__(self, principal: Principal, operation: str, line: AnswerRecord) -> None:
+    def __init__(self, principal: Principal, operation: str, idempotency_key: str, line: AnswerRecord) -> None:
         self.principal = principal
+        self.idempotency_key = idempotency_key
         self.operation = operation
         self.line = line
         #: Set by a servicer that writes a line for each of its requests.
@@ -80,6 +81,7 @@ class _Answering:
         self._details = details
         self._context = context
         self._line = AnswerRecord("grpc", details.method)
+        self._metadata: dict[str, Any] = dict(details.invocation_metadata or ())
         self._call: CurrentCall | None = None
 
     def __enter__(self) -> None:
@@ -88,7 +90,7 @@ class _Answering:
         except Exception as error:
             self._fail(error)
             raise
-        self._call = CurrentCall(principal, self._details.method, self._line)
+        self._call = CurrentCall(principal, self._details.method, self._idempotency_key, self._line)
         _current.set(self._call)
 
     def __exit__(self, kind: Any, error: BaseException | None, trace: Any) -> None:
@@ -97,9 +99,13 @@ class _Answering:
         elif self._call is None or not self._call.writes_own_lines:
             self._line.write()
 
+    @property
+    def _idempotency_key(self) -> str:
+        """As the HTTP header; it holds for all that the call begins."""
+        return str(self._metadata.get("idempotency-key", ""))
+
     def _authenticate(self) -> Principal:
-        metadata = dict(self._details.invocation_metadata or ())
-        principal = self._access.authenticate(_token(metadata))
+        principal = self._access.authenticate(_token(self._metadata))
         self._line.principal = principal
         training = self._details.method.startswith(_TRAINING)
         self._access.require_scope(principal, Scope.TRAINING if training else Scope.INFERENCE)

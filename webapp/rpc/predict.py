@@ -47,6 +47,7 @@ class PredictCall:
         self._context = context
         self._principal = call.principal
         self._operation = call.operation
+        self._idempotency_key = call.idempotency_key
         #: What the sending thread has still to do: an error, ``_Closed``, a message, or a writer with its entry.
         self._waiting: deque[Any] = deque()
         self._arrived = threading.Condition()
@@ -142,11 +143,10 @@ class PredictCall:
         return submission.record, inference.open(call, submission)
 
     def _request_context(self) -> RequestContext:
-        metadata = dict(self._context.invocation_metadata() or ())
         return RequestContext(
             self._principal,
             self._operation,
-            idempotency_key=str(metadata.get("idempotency-key", "")),
+            idempotency_key=self._idempotency_key,
             timeout=self._context.time_remaining(),
             disconnected=self._disconnected.is_set,
         )

@@ -58,7 +58,12 @@ class TrainingServicer:
     def StartTraining(self, request: Any, context: grpc.ServicerContext) -> Iterator[Any]:
         """Start a job and stream its progress to the end; leaving the call does not stop the job."""
         call = current_call()
-        caller = RequestContext(call.principal, call.operation, disconnected=lambda: not context.is_active())
+        caller = RequestContext(
+            call.principal,
+            call.operation,
+            idempotency_key=call.idempotency_key,
+            disconnected=lambda: not context.is_active(),
+        )
         job = self._training.start(caller, to_request(load(TrainingSchema, to_body(request))))
         trace_id = request.metadata.trace_id or job.id
         yield _progress(job, trace_id)

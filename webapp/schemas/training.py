@@ -144,4 +144,5 @@ def to_request(body: dict[str, Any]) -> TrainingRequest:
         resume_from=body["resumeFrom"],
         promote_below=body["promoteBelow"],
         max_restarts=body["maxRestarts"],
+        body=body,
     )
