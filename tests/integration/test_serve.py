@@ -18,7 +18,7 @@ from launcher.redis_server import RedisServer
 from launcher.supervisor import MAX_FAILED_STARTS
 from settings import ROOT
 from testing.fake_text import expected_text
-from testing.processes import children
+from testing.processes import family, is_alive
 from testing.stack import free_port
 from testing.waiting import until
 from tests.conftest import require
@@ -95,16 +95,8 @@ def ports() -> dict[str, str]:
     return {name: str(free_port()) for name in names}
 
 
-def processes_of(folder: Path) -> list[str]:
-    """Command lines of what still runs with the folder in its environment."""
-    found = []
-    for path in Path("/proc").glob("[0-9]*"):
-        try:
-            if str(folder).encode() in (path / "environ").read_bytes() and path.name != str(os.getpid()):
-                found.append((path / "cmdline").read_text().replace("\0", " "))
-        except OSError:
-            continue
-    return found
+def left_of(pids: list[int]) -> list[int]:
+    return [pid for pid in pids if is_alive(pid)]
 
 
 def test_it_serves_stops_and_serves_again(tmp_path: Path) -> None:
@@ -117,9 +109,11 @@ def test_it_serves_stops_and_serves_again(tmp_path: Path) -> None:
             assert expected_text("你好，请介绍一下自己", 1).strip() in answer
             assert answer.endswith("data: [DONE]")
             keys.add(re.search(r"Key +(\S+)", served.output).group(1))  # type: ignore[union-attr]
+            everything = family(served.process.pid)
+            assert len(everything) >= 8
             assert served.interrupt() == 0
         assert "[cy-llm] stopped" in served.output
-        until(lambda: not processes_of(tmp_path / "s"), 10, "no process is left")
+        assert left_of(everything) == []
     assert len(keys) == 1
     assert (tmp_path / "s" / "var" / "api_key").stat().st_mode & 0o777 == 0o600
 
@@ -144,12 +138,14 @@ def test_a_port_in_use_is_told(tmp_path: Path) -> None:
 
 def test_a_worker_that_cannot_start_ends_everything_with_its_last_lines(tmp_path: Path) -> None:
     with serving(tmp_path / "s", **ports(), CY_LLM_ENGINE="warp-drive") as served:
+        until(lambda: served.pids("gpu-train"), 20, "the others run")
+        others = family(served.process.pid)
         assert served.process.wait(110) == 1
     assert "gpu-infer ended again and again" in served.output
     assert "warp-drive" in served.output
     assert "cuda-vllm-async" in served.output
     assert len(served.pids("gpu-infer")) == MAX_FAILED_STARTS
-    until(lambda: not processes_of(tmp_path / "s"), 10, "no process is left")
+    assert left_of(others) == []
 
 
 def test_whatever_is_killed_comes_back_and_it_answers_again(tmp_path: Path) -> None:
@@ -157,10 +153,9 @@ def test_whatever_is_killed_comes_back_and_it_answers_again(tmp_path: Path) -> N
         served.wait_for_banner()
         for name in ("gpu-infer", "web", "grpc", "redis", "cpu-work"):
             victim = served.pids(name)[-1]
-            family = [victim, *children(victim)]
+            members = family(victim)
             os.kill(victim, signal.SIGKILL)
-            gone = lambda pids=family: not any(Path(f"/proc/{pid}").exists() for pid in pids)  # noqa: E731
-            until(gone, 2, f"{name} and its children are gone")
+            until(lambda m=members: not left_of(m), 2, f"{name} and its children are gone")
             until(lambda n=name, v=victim: served.pids(n)[-1] != v, 10, f"{name} is back")
             until(lambda: served.answer().endswith("data: [DONE]"), 60, f"it answers again after {name} was killed")
         health = subprocess.run(
@@ -170,8 +165,9 @@ def test_whatever_is_killed_comes_back_and_it_answers_again(tmp_path: Path) -> N
         )
         workers = json.loads(health.stdout)["components"]["coordinator"]["details"]["workers"]
         assert workers == {"total": 1, "healthy": 1, "unhealthy": 0}
+        everything = family(served.process.pid)
         assert served.interrupt() == 0
-    until(lambda: not processes_of(tmp_path / "s"), 10, "no process is left")
+    assert left_of(everything) == []
 
 
 @pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGTERM])
@@ -179,9 +175,10 @@ def test_nothing_is_left_when_it_is_ended_itself(tmp_path: Path, number: int) ->
     env = ports()
     with serving(tmp_path / "s", **env) as served:
         served.wait_for_banner()
+        everything = family(served.process.pid)
         os.kill(served.process.pid, number)
         served.process.wait(30)
-        until(lambda: not processes_of(tmp_path / "s"), 2 if number == signal.SIGKILL else 30, "no process is left")
+        until(lambda: not left_of(everything), 2, "no process is left")
     with serving(tmp_path / "s", **env) as served:
         served.wait_for_banner()
         assert served.answer().endswith("data: [DONE]")
