@@ -111,7 +111,10 @@ class RequestStream:
                 raise ProcessStopping
             now = time.monotonic()
             if now - last_check_at >= _CHECK_SECONDS and not self._ended:
+                # By the clock, not by silence: an answer that is gathered whole is never silent.
                 last_check_at = now
+                if self._context.disconnected():
+                    raise ClientDisconnected
                 self._require_active_key()
             if entry is not None:
                 continue

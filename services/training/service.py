@@ -1,11 +1,13 @@
 """Fine-tuning jobs: started, found, followed, changed."""
 
+import logging
 import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import redis
+from redis.exceptions import RedisError
 
 from services.access import Access
 from services.context import RequestContext
@@ -20,6 +22,8 @@ from store.sql.api_keys import Principal
 from store.sql.jobs import EventKind, JobStatus, JobStore, new_job_id
 from store.sql.tables import TrainingEvent, TrainingJob
 from tasks.broker import submit
+
+log = logging.getLogger(__name__)
 
 #: How long a cancel waits for the runner. Seconds.
 _CANCEL_SECONDS = 10.0
@@ -68,9 +72,16 @@ class TrainingService:
             return self.find(principal, faster)
         with self._idempotency.forget_on_error(name):
             job = self._create(principal, job_id, request, checked)
-        # The row is there: a queue that is away now is made good by a worker that looks for forgotten jobs.
-        submit.enqueue_training(self._redis, job_id)
+        self._enqueue(job_id)
         return job
+
+    def _enqueue(self, job_id: str) -> None:
+        try:
+            submit.enqueue_training(self._redis, job_id)
+        except RedisError as error:
+            # The job is in the database, so it is queued: a worker that looks for forgotten jobs sends it. An error
+            # here would let the client start it a second time.
+            log.warning("The job cannot be sent now, a worker will find it: %s", error, extra={"job_id": job_id})
 
     def _create(
         self, principal: Principal, job_id: str, request: TrainingRequest, checked: CheckedTraining
@@ -119,7 +130,7 @@ class TrainingService:
         """Queue a paused or failed job again; it goes on from its last checkpoint. Raises ``WrongJobState``."""
         if not self._jobs.resume(job.id):
             raise WrongJobState(job.status, "resumed")
-        submit.enqueue_training(self._redis, job.id)
+        self._enqueue(job.id)
 
     def follow(self, context: RequestContext, job: TrainingJob, after: int) -> Iterator[TrainingEvent | None]:
         """Yield what happens to a job; see ``services.training.events.follow``."""
