@@ -85,8 +85,15 @@ class Served:
 
     def started(self, name: str) -> list[int]:
         """Pids of a process, the newest last."""
-        notes = (self._folder / "var" / "log" / "supervisor.log").read_text()
-        return [int(pid) for pid in re.findall(rf"{name} started \(pid=(\d+)\)", notes)]
+        return [int(pid) for pid in re.findall(rf"{name} started \(pid=(\d+)\)", self._notes)]
+
+    def is_ready(self, name: str) -> bool:
+        """Whether the supervisor calls the newest start of a process ready: an end before that counts as a failed one."""
+        return f"{name} is ready (pid={self.started(name)[-1]})" in self._notes
+
+    @property
+    def _notes(self) -> str:
+        return (self._folder / "var" / "log" / "supervisor.log").read_text()
 
     def call(self, method: str, path: str, **options: object) -> httpx.Response | None:
         try:
@@ -118,6 +125,7 @@ class Served:
 
 def strike(served: Served, tally: Tally, victim: int, name: str, back: Callable[[], bool]) -> None:
     """Kill a process and wait until all is well again."""
+    until(lambda: served.is_ready(name), _BACK_SECONDS, f"{name} is ready")
     members = family(victim)
     starts = served.started(name)
     # A process that its parent starts again (a gunicorn worker, a trainer) is no start of the supervisor's.

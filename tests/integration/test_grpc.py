@@ -342,6 +342,12 @@ def test_control(stack: Stack, wire: RpcClient) -> None:
     stack.config.write_text(json.dumps(document))
     assert "fresh" in wire.call("AiInference", "Control", {"command": "reload_registry"}).payload["models"]
     assert models()["fresh"] == "unavailable"
+    # The training services see it too: what is wrong with this training is not its model.
+    training = {"base_model": "fresh", "output_dir": "x", "dataset": {"path": "none.jsonl"}}
+    with pytest.raises(grpc.RpcError) as caught:
+        list(wire.call("AiTraining", "StartTraining", training))
+    assert "fresh" not in caught.value.details()
+    assert "none.jsonl" in caught.value.details()
 
 
 def test_trainings(stack: Stack, wire: RpcClient, seed: RpcClient) -> None:
