@@ -1,5 +1,7 @@
 """``python -m bench.compare [--rounds 5]``: this system beside bare ``vllm serve``, in one run.
 
+With ``--against DIR`` beside another checkout of this system instead: the commit that a change began with.
+
 Both serve the same model with the same engine arguments, and both run all the time; vLLM's own
 ``bench serve`` drives them in turn, over the OpenAI chat API. This system has everything on:
 keys, queue, token log, failover, usage. Prints medians, and the median of the paired ratios with
@@ -206,30 +208,34 @@ HEAD = (
 )
 
 
+def start_system(name: str, stack: Stack) -> System:
+    """Start one worker and a front door from the stack's checkout."""
+    worker = stack.spawn_worker("own", ["-c", "300"])
+    until(lambda: stack.find("own"), 120, "the worker is ready")
+    web = workers_of(stack.start_web())
+    return System(name, f"http://127.0.0.1:{stack.openai_port}", lambda: [*web, worker.pid, stack.redis.pid])
+
+
 def main() -> int:
     parser = argparse.ArgumentParser(prog="python -m bench.compare", description=__doc__)
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--streams", type=int, action="append", default=[], help="only these numbers of streams")
     parser.add_argument("--json", type=Path, help="also write the rows there")
+    parser.add_argument("--against", type=Path, help="another checkout of this system, to stand in for vllm serve")
     arguments = parser.parse_args()
     os.environ["OPENAI_API_KEY"] = KEY
     with tempfile.TemporaryDirectory(prefix="cy-llm-compare-") as folder:
-        stack = Stack(Path(folder) / "stack", {"demo": {"model_path": str(MODEL), **ENGINE}})
+        stacks = [Stack(Path(folder) / "stack", {"demo": {"model_path": str(MODEL), **ENGINE}})]
         bare = None
         try:
-            bare = BareServe(Path(folder))
-            worker = stack.spawn_worker("own", ["-c", "300"])
-            until(lambda: stack.find("own"), 120, "the worker is ready")
-            web = workers_of(stack.start_web())
-            server = bare
-            systems = (
-                System("vllm serve", f"http://127.0.0.1:{bare.port}", lambda: [server.process.pid]),
-                System(
-                    "this system",
-                    f"http://127.0.0.1:{stack.openai_port}",
-                    lambda: [*web, worker.pid, stack.redis.pid],
-                ),
-            )
+            this = start_system("this system", stacks[0])
+            if arguments.against is not None:
+                stacks.append(Stack(Path(folder) / "other", stacks[0].models, root=arguments.against.resolve()))
+                other = start_system("the other checkout", stacks[1])
+            else:
+                bare = server = BareServe(Path(folder))
+                other = System("vllm serve", f"http://127.0.0.1:{bare.port}", lambda: [server.process.pid])
+            systems = (other, this)
             print(f"{platform.machine()}, {os.cpu_count()} cores, Python {platform.python_version()}")
             print("| " + " | ".join(HEAD) + " |\n|" + "---|" * len(HEAD), flush=True)
             rows = compare(*systems, arguments.rounds, tuple(arguments.streams) or CONCURRENCIES)
@@ -237,7 +243,8 @@ def main() -> int:
                 arguments.json.write_text(json.dumps(rows))
             return 0
         finally:
-            stack.close()
+            for stack in stacks:
+                stack.close()
             if bare is not None:
                 bare.stop()
 

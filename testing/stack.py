@@ -93,6 +93,10 @@ class Stack:
     port: int = field(default_factory=free_port)
     openai_port: int = field(default_factory=free_port)
     grpc_port: int = field(default_factory=free_port)
+    #: The checkout that processes are started from; another one shows two versions side by side.
+    root: Path = ROOT
+    #: Whether the database is brought to the newest schema.
+    migrate: bool = True
 
     def __post_init__(self) -> None:
         self.folder.mkdir(parents=True, exist_ok=True)
@@ -101,7 +105,8 @@ class Stack:
         self.redis = RedisServer(self.folder / "redis")
         self.redis.start()
         self.database_url = f"sqlite:///{self.folder / 'test.db'}"
-        db.migrate(self.database_url)
+        if self.migrate:
+            db.migrate(self.database_url)
         self.client = connect(self.redis.url)
         self.presence = PresenceReader(self.client)
 
@@ -120,7 +125,7 @@ class Stack:
             "CY_LLM_GRPC_PORT": str(self.grpc_port),
             "CY_LLM_HOST": "127.0.0.1",
             "CY_LLM_DRAIN_SECONDS": "20",
-            "PYTHONPATH": str(ROOT),
+            "PYTHONPATH": str(self.root),
             **self.env,
         }
 
@@ -153,7 +158,7 @@ class Stack:
             popen = subprocess.Popen(
                 [sys.executable, "-m", *command],
                 env={**self.environment, **env},
-                cwd=ROOT,
+                cwd=self.root,
                 stdout=output,
                 stderr=subprocess.STDOUT,
                 start_new_session=True,
