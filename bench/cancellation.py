@@ -55,11 +55,11 @@ def measure(stack: Stack, rounds: int, stop: Callable[[Stream], None]) -> list[f
     took: list[float] = []
     while len(took) < rounds:
         stream = Stream(stack)
-        began = time.monotonic()
+        started = time.monotonic()
         stop(stream)
         end = wait_for_end(stack, stream.id).json()
         if end.get("outcome") != "finished":
-            took.append(time.monotonic() - began)
+            took.append(time.monotonic() - started)
         stream.socket.close()
     return sorted(took)
 

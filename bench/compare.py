@@ -141,39 +141,39 @@ def drive(system: System, shape: tuple[int, int], concurrency: int, seed: int) -
     }
 
 
-def compare(bare: System, own: System, rounds: int, concurrencies: tuple[int, ...]) -> list[dict[str, Any]]:
+def compare(bare: System, this: System, rounds: int, concurrencies: tuple[int, ...]) -> list[dict[str, Any]]:
     rows = []
     for shape in FORMATS:
         for concurrency in concurrencies:
-            for system in (bare, own):
+            for system in (bare, this):
                 system.results = []
                 drive(system, shape, min(concurrency, 16), 0)
             for number in range(rounds):
                 # Which goes first alternates, so that no drift favours one.
-                for system in (bare, own) if number % 2 else (own, bare):
+                for system in (bare, this) if number % 2 else (this, bare):
                     system.results.append(drive(system, shape, concurrency, 1 + number))
-            rows.append(row(shape, concurrency, bare, own))
+            rows.append(row(shape, concurrency, bare, this))
             print(line(rows[-1]), flush=True)
     return rows
 
 
-def row(shape: tuple[int, int], concurrency: int, bare: System, own: System) -> dict[str, Any]:
+def row(shape: tuple[int, int], concurrency: int, bare: System, this: System) -> dict[str, Any]:
     values: dict[str, Any] = {"shape": shape, "streams": concurrency}
     for name in bare.results[0]:
-        values[name] = [statistics.median(result[name] for result in system.results) for system in (bare, own)]
-    pairs = list(zip(bare.results, own.results, strict=True))
+        values[name] = [statistics.median(result[name] for result in system.results) for system in (bare, this)]
+    pairs = list(zip(bare.results, this.results, strict=True))
     for name in ("tokens_per_second", "ttft_p50"):
         ratios = sorted(mine[name] / theirs[name] for theirs, mine in pairs)
         values[f"{name}_ratio"] = (statistics.median(ratios), ratios[0], ratios[-1])
     values["ttft_difference"] = statistics.median(mine["ttft_p50"] - theirs["ttft_p50"] for theirs, mine in pairs)
-    values["failed"] = sum(result["failed"] for result in own.results)
+    values["failed"] = sum(result["failed"] for result in this.results)
     return values
 
 
 def line(values: dict[str, Any]) -> str:
     def both(name: str, digits: int) -> str:
-        bare, own = values[name]
-        return f"{bare:.{digits}f} / {own:.{digits}f}"
+        bare, this = values[name]
+        return f"{bare:.{digits}f} / {this:.{digits}f}"
 
     ratio, low, high = values["tokens_per_second_ratio"]
     ttft, ttft_low, ttft_high = values["ttft_p50_ratio"]

@@ -101,14 +101,14 @@ def commands(stack: Stack) -> None:
 def main() -> int:
     parser = argparse.ArgumentParser(prog="python -m bench.pipeline", description=__doc__)
     parser.add_argument("--rounds", type=int, default=3)
-    own = parser.parse_args()
+    arguments = parser.parse_args()
     with tempfile.TemporaryDirectory(prefix="cy-llm-pipeline-") as folder:
         for name, pace, grid in (("as fast as it can", 0.0, FREE), (f"{PACE:.0f} tokens/s a stream", PACE, PACED)):
             system = System(Path(folder) / f"pace-{pace:.0f}", pace)
             try:
                 asyncio.run(system.round(16, 64))
                 system.stack.client.config_resetstat()
-                measure(system, grid, own.rounds, name)
+                measure(system, grid, arguments.rounds, name)
                 commands(system.stack)
             finally:
                 system.stack.close()

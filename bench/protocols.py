@@ -22,10 +22,10 @@ from webapp.rpc import ai_service_pb2_grpc as services_pb
 
 
 async def sse(stack: Stack, streams: int, tokens: int) -> float:
-    began = time.monotonic()
+    started = time.monotonic()
     seen = await asyncio.gather(*(follow(stack.port, number, tokens, parse=True) for number in range(streams)))
     assert all(one.done for one in seen), [one.error for one in seen if not one.done]
-    return streams * tokens / (time.monotonic() - began)
+    return streams * tokens / (time.monotonic() - started)
 
 
 async def rpc(stack: Stack, streams: int, tokens: int) -> float:
@@ -44,9 +44,9 @@ async def rpc(stack: Stack, streams: int, tokens: int) -> float:
     async with grpc.aio.insecure_channel(f"127.0.0.1:{stack.grpc_port}") as channel:
         stub = services_pb.AIServiceStub(channel)
         await one(stub, 0)
-        began = time.monotonic()
+        started = time.monotonic()
         counts = await asyncio.gather(*(one(stub, number) for number in range(streams)))
-        took = time.monotonic() - began
+        took = time.monotonic() - started
     assert counts == [tokens] * streams
     return streams * tokens / took
 
@@ -57,25 +57,25 @@ def main() -> int:
     parser.add_argument("--tokens", type=int, default=500)
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--pace", type=float, default=0.0)
-    own = parser.parse_args()
-    models = {"load": {"model_path": "none", "engine": "fake", "tokensPerSecond": own.pace}}
+    arguments = parser.parse_args()
+    models = {"load": {"model_path": "none", "engine": "fake", "tokensPerSecond": arguments.pace}}
     with tempfile.TemporaryDirectory(prefix="cy-llm-faces-") as folder:
         stack = Stack(Path(folder), models)
         try:
             stack.start_worker("load", ["--models", "load"])
             web = workers_of(stack.start_web())
             server = stack.start_grpc()
-            asyncio.run(sse(stack, own.streams, 20))
-            asyncio.run(rpc(stack, own.streams, 20))
+            asyncio.run(sse(stack, arguments.streams, 20))
+            asyncio.run(rpc(stack, arguments.streams, 20))
             rows = []
             used = {"SSE": 0.0, "gRPC": 0.0}
-            for _ in range(own.rounds):
+            for _ in range(arguments.rounds):
                 before = sum(cpu(pid) for pid in web), cpu(server.pid)
-                first = asyncio.run(sse(stack, own.streams, own.tokens))
-                rows.append((first, asyncio.run(rpc(stack, own.streams, own.tokens))))
+                first = asyncio.run(sse(stack, arguments.streams, arguments.tokens))
+                rows.append((first, asyncio.run(rpc(stack, arguments.streams, arguments.tokens))))
                 used["SSE"] += sum(cpu(pid) for pid in web) - before[0]
                 used["gRPC"] += cpu(server.pid) - before[1]
-            total = own.rounds * own.streams * own.tokens
+            total = arguments.rounds * arguments.streams * arguments.tokens
             for index, name in enumerate(used):
                 rate = statistics.median(row[index] for row in rows)
                 print(f"{name:<5} {rate:8.0f} tokens/s, its process {used[name] / total * 1e6:.0f} us of CPU a token")

@@ -56,7 +56,7 @@ class Served:
     def __init__(self, folder: Path) -> None:
         self._folder = folder
         self.ports = {name: free_port() for name in ("CY_LLM_PORT", "CY_LLM_OPENAI_PORT", "CY_LLM_GRPC_PORT")}
-        own = {
+        settings = {
             "CY_LLM_VAR": str(folder / "var"),
             "CY_LLM_API_KEY": KEY,
             "CY_LLM_ADAPTERS_ROOT": str(folder / "adapters"),
@@ -67,7 +67,7 @@ class Served:
             self.process = subprocess.Popen(
                 [sys.executable, "-m", "launcher.serve"],
                 cwd=ROOT,
-                env={**keep, **own, **{name: str(port) for name, port in self.ports.items()}},
+                env={**keep, **settings, **{name: str(port) for name, port in self.ports.items()}},
                 stdout=output,
                 stderr=subprocess.STDOUT,
                 start_new_session=True,
@@ -88,7 +88,7 @@ class Served:
         return [int(pid) for pid in re.findall(rf"{name} started \(pid=(\d+)\)", self._notes)]
 
     def is_ready(self, name: str) -> bool:
-        """Whether the supervisor calls the newest start of a process ready: an end before that counts as a failed one."""
+        """Whether the supervisor calls the newest start ready: an end before that counts as a failed one."""
         return f"{name} is ready (pid={self.started(name)[-1]})" in self._notes
 
     @property
@@ -123,7 +123,7 @@ class Served:
         return bool(found) and found[-1].end_of_stream
 
 
-def strike(served: Served, tally: Tally, victim: int, name: str, back: Callable[[], bool]) -> None:
+def kill_and_wait(served: Served, tally: Tally, victim: int, name: str, back: Callable[[], bool]) -> None:
     """Kill a process and wait until all is well again."""
     until(lambda: served.is_ready(name), _BACK_SECONDS, f"{name} is ready")
     members = family(victim)
@@ -209,7 +209,7 @@ def rounds(served: Served, count: int, only: list[str]) -> bool:
         tally = Tally()
         for _ in range(count):
             until(back, _BACK_SECONDS, f"all is well before {name} is killed")
-            strike(served, tally, victim(), process, back)
+            kill_and_wait(served, tally, victim(), process, back)
         print(tally.row(name), flush=True)
         whole &= tally.restarted == count and not tally.orphans
     if not only or "gpu-train" in only:
@@ -228,7 +228,7 @@ def training_rounds(served: Served, count: int) -> bool:
             back = trains_on(served, job_id)
             if name == "gpu-train":
                 trainer(served)
-            strike(served, tally, victim(), "gpu-train", back)
+            kill_and_wait(served, tally, victim(), "gpu-train", back)
             if tally.kills % 4 == 0:
                 # A job is given up after five losses.
                 served.call("POST", f"/training/cancel/{job_id}")

@@ -23,21 +23,21 @@ TOKENS_PER_SECOND = 200.0
 
 
 def open_stream(stack: Stack, number: int, tokens: int) -> socket.socket:
-    own = socket.socket()
-    own.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, _RECEIVE_BUFFER)
-    own.settimeout(60)
-    own.connect(("127.0.0.1", stack.port))
+    reader = socket.socket()
+    reader.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, _RECEIVE_BUFFER)
+    reader.settimeout(60)
+    reader.connect(("127.0.0.1", stack.port))
     generation = {"maxNewTokens": tokens}
     body = json.dumps({"modelId": "load", "prompt": f"p{number}", "generation": generation}).encode()
     fields = f"Host: x\r\nX-API-Key: {KEY}\r\nContent-Length: {len(body)}\r\n\r\n"
-    own.sendall(f"POST /api/v1/inference/stream HTTP/1.1\r\n{fields}".encode() + body)
-    return own
+    reader.sendall(f"POST /api/v1/inference/stream HTTP/1.1\r\n{fields}".encode() + body)
+    return reader
 
 
-def read_to_end(own: socket.socket) -> int:
+def read_to_end(reader: socket.socket) -> int:
     """Return how many chunks came, each of them the next; -1 when one was missing or doubled."""
     expected, done = 0, False
-    with own.makefile("rb") as lines:
+    with reader.makefile("rb") as lines:
         for line in lines:
             if line.startswith(b"data: [DONE]"):
                 done = True
@@ -47,7 +47,7 @@ def read_to_end(own: socket.socket) -> int:
                 if choice["offset"] != expected:
                     return -1
                 expected += 1
-    own.close()
+    reader.close()
     return expected if done else -1
 
 
@@ -59,12 +59,12 @@ def main() -> int:
     parser = argparse.ArgumentParser(prog="python -m bench.slow_readers", description=__doc__)
     parser.add_argument("--streams", type=int, default=40)
     parser.add_argument("--tokens", type=int, default=8000)
-    own = parser.parse_args()
+    reader = parser.parse_args()
     models = {"load": {"model_path": "none", "engine": "fake", "tokensPerSecond": TOKENS_PER_SECOND}}
     with tempfile.TemporaryDirectory(prefix="cy-llm-slow-") as folder:
-        stack = Stack(Path(folder), models, env={"CY_LLM_WEB_THREADS": str(own.streams + 50)})
+        stack = Stack(Path(folder), models, env={"CY_LLM_WEB_THREADS": str(reader.streams + 50)})
         try:
-            stack.start_worker("load", ["--models", "load", "-c", str(own.streams)])
+            stack.start_worker("load", ["--models", "load", "-c", str(reader.streams)])
             web = workers_of(stack.start_web())
             read_to_end(open_stream(stack, 0, 100))
 
@@ -72,19 +72,19 @@ def main() -> int:
                 used = int(stack.client.info("memory")["used_memory"])
                 return sum(rss(pid) for pid in web) / 2**20, used / 2**20
 
-            began = time.monotonic()
+            started = time.monotonic()
             print("seconds   front door   Redis   (MiB)")
             row(0.0, *memory(), "idle")
-            clients = [open_stream(stack, number, own.tokens) for number in range(own.streams)]
-            for _ in range(int(own.tokens / TOKENS_PER_SECOND / 5)):
+            clients = [open_stream(stack, number, reader.tokens) for number in range(reader.streams)]
+            for _ in range(int(reader.tokens / TOKENS_PER_SECOND / 5)):
                 time.sleep(5)
-                row(time.monotonic() - began, *memory(), "")
+                row(time.monotonic() - started, *memory(), "")
             until(lambda: stack.fleet().living[0].in_flight == 0, 300, "the worker has generated all")
-            row(time.monotonic() - began, *memory(), "all generated")
+            row(time.monotonic() - started, *memory(), "all generated")
             whole = sum(read_to_end(client) > 0 for client in clients)
-            row(time.monotonic() - began, *memory(), "all read")
-            print(f"whole, in order: {whole} of {own.streams}")
-            return 0 if whole == own.streams else 1
+            row(time.monotonic() - started, *memory(), "all read")
+            print(f"whole, in order: {whole} of {reader.streams}")
+            return 0 if whole == reader.streams else 1
         finally:
             stack.close()
 

@@ -31,8 +31,8 @@ class Seen:
     error: str = ""
     _last: float = field(default=0.0, repr=False)
 
-    def chunk(self, now: float, began: float) -> None:
-        self.first = self.first or now - began
+    def chunk(self, now: float, started: float) -> None:
+        self.first = self.first or now - started
         self.longest_pause = max(self.longest_pause, now - self._last if self._last else 0.0)
         self._last = now
         self.chunks += 1
@@ -46,7 +46,7 @@ async def follow(port: int, number: int, tokens: int, parse: bool = False) -> Se
     head = (
         f"POST /api/v1/inference/stream HTTP/1.1\r\nHost: x\r\nX-API-Key: {KEY}\r\nContent-Length: {len(body)}\r\n\r\n"
     )
-    began = time.monotonic()
+    started = time.monotonic()
     try:
         reader, writer = await asyncio.open_connection("127.0.0.1", port)
         writer.write(head.encode() + body)
@@ -60,7 +60,7 @@ async def follow(port: int, number: int, tokens: int, parse: bool = False) -> Se
             if line.startswith(b"data: {"):
                 if parse:
                     json.loads(line[6:])
-                seen.chunk(time.monotonic(), began)
+                seen.chunk(time.monotonic(), started)
         writer.close()
     except OSError as error:
         seen.error = repr(error)
@@ -124,11 +124,11 @@ def main() -> int:
             idle = sum(rss(pid) for pid in web)
             redis_before = int(stack.client.info("memory")["used_memory"])
             pids = {"front door": web, "worker": [worker.pid], "Redis": [stack.redis.pid]}
-            before = {name: sum(cpu(pid) for pid in own) for name, own in pids.items()}
-            began = time.monotonic()
+            before = {name: sum(cpu(pid) for pid in arguments) for name, arguments in pids.items()}
+            started = time.monotonic()
             seen, peak = asyncio.run(load(stack, web, arguments.streams, tokens, arguments.ramp))
-            took = time.monotonic() - began
-            used = {name: sum(cpu(pid) for pid in own) - before[name] for name, own in pids.items()}
+            took = time.monotonic() - started
+            used = {name: sum(cpu(pid) for pid in arguments) - before[name] for name, arguments in pids.items()}
             redis_after = int(stack.client.info("memory")["used_memory"])
             report(seen, arguments.streams, tokens, took, peak - idle, redis_after - redis_before, used)
             return 0 if all(one.done for one in seen) else 1

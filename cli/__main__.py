@@ -11,7 +11,7 @@ from cli.training import jobs, train
 
 @click.group()
 def cli() -> None:
-    """CY-LLM Engine. ``keys`` uses DATABASE_URL as the front door does; all else asks the running server."""
+    """CY-LLM Engine on the command line: "keys" uses DATABASE_URL, as the front door does; all else asks the server."""
 
 
 for command in (train, jobs, adapters, chat, keys, configuration):

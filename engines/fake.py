@@ -91,7 +91,7 @@ class FakeEngine(Engine):
             return min(DEFAULT_MAX_NEW_TOKENS, room)
         if wanted > room:
             raise InvalidRequest(
-                "out_of_range", "generation.maxNewTokens", f"At most {room} new tokens fit behind this prompt"
+                "out_of_range", "generation.maxNewTokens", f"At most {room} new tokens fit after this prompt"
             )
         return wanted
 
@@ -107,8 +107,8 @@ class FakeEngine(Engine):
             loop = asyncio.get_running_loop()
             period = 1 / self.spec.tokens_per_second
             # A step follows the last one without a gap, or begins now when the engine was idle.
-            began = self._stepped if loop.time() - self._stepped < period else loop.time()
-            self._stepped = began + period
+            period_start = self._stepped if loop.time() - self._stepped < period else loop.time()
+            self._stepped = period_start + period
             loop.call_at(self._stepped, self._end_step, self._step)
         await self._step.wait()
 

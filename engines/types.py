@@ -29,7 +29,7 @@ class GenerateRequest:
     adapter: str | None = None
     #: 0 to 9; higher is served first.
     priority: int = 0
-    #: Tokens that an earlier attempt delivered; generation goes on behind them.
+    #: Tokens that an earlier attempt delivered; generation goes on after them.
     delivered: tuple[int, ...] = ()
 
 

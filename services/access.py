@@ -41,5 +41,5 @@ class Access:
         return None if principal.has_scope(Scope.ADMIN) else principal.tenant
 
     def can_see(self, principal: Principal, tenant: str) -> bool:
-        """Whether a thing of that tenant exists, as far as the principal is told."""
+        """Whether a thing of that tenant exists for the principal."""
         return self.visible_tenant(principal) in (None, tenant)

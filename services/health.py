@@ -65,9 +65,9 @@ class HealthService:
         """Return the system's health; a Redis that is away is part of it, not an error."""
         started, bound = self._lifecycle.started_at, self._max_queue_size
         try:
-            began = time.perf_counter()
+            ping_started = time.perf_counter()
             self._redis.ping()
-            latency = round((time.perf_counter() - began) * 1000, 3)
+            latency = round((time.perf_counter() - ping_started) * 1000, 3)
             fleet = self._presence.fleet(fresh=True)
             pending = queues.pending(self._redis, submit.all_queues(fleet))
         except (RedisError, OSError):

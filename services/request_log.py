@@ -32,7 +32,7 @@ class AnswerRecord:
         self.code = error.failure.code
 
     def write(self) -> None:
-        """Write the line. No prompt, no key: a key is told by its name."""
+        """Write the line. No prompt, no key: a key is named."""
         extra: dict[str, object] = {"face": self.face, "operation": self.operation}
         if self.status is not None:
             extra["status"] = self.status

@@ -26,7 +26,7 @@ class Stream:
     def id(self) -> str:
         return str(self.found[0].json()["id"])
 
-    def begun(self, chunks: int = 3) -> bool:
+    def has_begun(self, chunks: int = 3) -> bool:
         return len([event for event in self.found if event.data]) >= chunks
 
     def join(self, seconds: float = 60) -> list[Event]:
@@ -55,7 +55,7 @@ def streaming(stack: Stack, prompt: str = "p", tokens: int = TOKENS, **fields: A
 
     stream.thread = threading.Thread(target=read)
     stream.thread.start()
-    until(lambda: stream.error or stream.begun(), 20, "the stream has begun")
+    until(lambda: stream.error or stream.has_begun(), 20, "the stream has begun")
     if stream.error:
         raise stream.error
     yield stream

@@ -142,10 +142,10 @@ class RpcClient:
 
     def call(self, service: str, method: str, request: Any, **options: Any) -> Any:
         """Start a call; ``request`` is a dictionary, or for a streaming method an iterable of them."""
-        own = self._pool.FindServiceByName(f"cy.llm.{service}").FindMethodByName(method)
-        asked = message_factory.GetMessageClass(own.input_type)
-        answer = message_factory.GetMessageClass(own.output_type)
-        kind = f"{_word(own.client_streaming)}_{_word(own.server_streaming)}"
+        descriptor = self._pool.FindServiceByName(f"cy.llm.{service}").FindMethodByName(method)
+        asked = message_factory.GetMessageClass(descriptor.input_type)
+        answer = message_factory.GetMessageClass(descriptor.output_type)
+        kind = f"{_word(descriptor.client_streaming)}_{_word(descriptor.server_streaming)}"
         start = getattr(self._channel, kind)(
             f"/cy.llm.{service}/{method}",
             request_serializer=lambda message: message.SerializeToString(),
@@ -153,7 +153,7 @@ class RpcClient:
         )
         options.setdefault("metadata", self.metadata)
         options.setdefault("timeout", 60)
-        if own.client_streaming:
+        if descriptor.client_streaming:
             return start(_messages(asked, request), **options)
         return start(json_format.ParseDict(request, asked()), **options)
 

@@ -30,16 +30,16 @@ class Tally:
         return all(outcome.done and outcome.text == expected for outcome, expected in self.outcomes)
 
     def cells(self) -> list[str]:
-        own = [outcome for outcome, _ in self.outcomes]
+        outcomes = [outcome for outcome, _ in self.outcomes]
         exact = sum(outcome.done and outcome.text == expected for outcome, expected in self.outcomes)
         return [
-            str(len(own)),
-            str(sum(outcome.done for outcome in own)),
+            str(len(outcomes)),
+            str(sum(outcome.done for outcome in outcomes)),
             str(exact),
-            str(sum(outcome.doubled for outcome in own)),
-            str(sum(outcome.lost for outcome in own)),
-            str(sum(outcome.resumed for outcome in own)),
-            f"{max(outcome.longest_pause for outcome in own):.1f} s",
+            str(sum(outcome.doubled for outcome in outcomes)),
+            str(sum(outcome.lost for outcome in outcomes)),
+            str(sum(outcome.resumed for outcome in outcomes)),
+            f"{max(outcome.longest_pause for outcome in outcomes):.1f} s",
         ]
 
 

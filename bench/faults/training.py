@@ -72,17 +72,17 @@ class Round:
         self.job_id = str(response.json()["jobId"])
         self.census = Census(self.job_id)
 
-    def look(self) -> dict[str, Any]:
+    def status(self) -> dict[str, Any]:
         found: dict[str, Any] = self._http.get(f"/training/status/{self.job_id}").json()
         return found
 
     def wait_for_step(self, step: int) -> None:
-        until(lambda: self.look()["progress"]["currentStep"] >= step, 60, f"{self.job_id} is at step {step}")
+        until(lambda: self.status()["progress"]["currentStep"] >= step, 60, f"{self.job_id} is at step {step}")
 
     def end(self) -> dict[str, Any]:
         """Wait for the end; return what the table needs."""
         done = until(
-            lambda: found if (found := self.look())["status"] in ("completed", "failed") else None,
+            lambda: found if (found := self.status())["status"] in ("completed", "failed") else None,
             120,
             f"{self.job_id} has ended",
         )
@@ -148,13 +148,13 @@ def matrix(stack: Stack, http: httpx.Client, rounds: int, rng: random.Random) ->
     worker = [stack.start_trainer()]
     undisturbed = Round(http, "reference")
     reference = undisturbed.end()
-    steps = undisturbed.look()["progress"]["totalSteps"]
+    steps = undisturbed.status()["progress"]["totalSteps"]
 
-    def kill_trainer(own: Round) -> None:
-        for pid in trainers(own.job_id):
+    def kill_trainer(struck: Round) -> None:
+        for pid in trainers(struck.job_id):
             os.kill(pid, signal.SIGKILL)
 
-    def kill_worker(own: Round) -> None:
+    def kill_worker(struck: Round) -> None:
         # The worker alone: its trainer must not outlive it.
         os.kill(worker[0].pid, signal.SIGKILL)
         worker[0].wait(10)
@@ -170,11 +170,11 @@ def matrix(stack: Stack, http: httpx.Client, rounds: int, rng: random.Random) ->
     for name, inject in rows:
         found = []
         for _ in range(rounds):
-            own = Round(http, "struck")
-            own.wait_for_step(rng.randint(0, steps - 10))
-            inject(own)
-            found.append(own.end())
-        whole &= tell(name, found, reference)
+            struck = Round(http, "struck")
+            struck.wait_for_step(rng.randint(0, steps - 10))
+            inject(struck)
+            found.append(struck.end())
+        whole &= print_row(name, found, reference)
     return 0 if whole else 1
 
 
@@ -182,7 +182,7 @@ def restart(stack: Stack) -> Process:
     return stack.start_trainer(f"train-{len(stack.processes)}")
 
 
-def tell(name: str, found: list[dict[str, Any]], reference: dict[str, Any]) -> bool:
+def print_row(name: str, found: list[dict[str, Any]], reference: dict[str, Any]) -> bool:
     completed = sum(one["completed"] for one in found)
     repeated = sum(one["repeated"] for one in found)
     runners = max(one["runners"] for one in found)

@@ -2,7 +2,7 @@
 
 Whatever a chunk costs behind the engine (JSON, Redis, sockets, the client's parser) is paid per
 chunk, not per token. vLLM already merges the outputs that a consumer has not fetched yet; here a
-busy engine's outputs are held back for some milliseconds and then let go together. The first
+busy engine's outputs are held back for some milliseconds and then released together. The first
 output of a request and its last are never held, and a lone request's never at all.
 """
 
@@ -54,7 +54,7 @@ class MergingCollector(RequestOutputCollector):
 
 
 class ChunkMerger:
-    """Lets go of all held outputs of one engine at once, a few milliseconds apart. Lives on the engine's loop."""
+    """Releases all held outputs of one engine at once, a few milliseconds apart. Lives on the engine's loop."""
 
     def __init__(self, max_hold: float, streams: Callable[[], int]) -> None:
         #: The longest that an output is held, in seconds; 0 switches merging off.
@@ -82,7 +82,7 @@ class ChunkMerger:
     def _flush(self) -> None:
         held, self._held = self._held, set()
         for collector in held:
-            # It may have been let go before, and fetched.
+            # It may have been released before, and fetched.
             if collector.output is not None:
                 collector.ready.set()
 

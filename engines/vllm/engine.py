@@ -181,7 +181,7 @@ class VllmEngine(Engine):
             raise InvalidRequest(
                 "out_of_range",
                 "generation.maxNewTokens",
-                f"{wanted} is too large: behind a prompt of {prompt_tokens} tokens "
+                f"{wanted} is too large: after a prompt of {prompt_tokens} tokens "
                 f"the model's context of {context} has room for {room}",
             )
         return wanted

@@ -46,7 +46,7 @@ class OpenAIApp:
             # A failure inside the application is raised here, after what it had sent.
             await task
         finally:
-            connection.gone.set()
+            connection.disconnected.set()
             task.cancel()
             with contextlib.suppress(asyncio.CancelledError, Exception):
                 await task
@@ -57,7 +57,7 @@ class _Connection:
 
     def __init__(self, call: HttpCall) -> None:
         self.parts: asyncio.Queue[HttpStart | bytes | None] = asyncio.Queue()
-        self.gone = asyncio.Event()
+        self.disconnected = asyncio.Event()
         self._body: bytes | None = call.body
         self.scope: dict[str, Any] = {
             "type": "http",
@@ -84,7 +84,7 @@ class _Connection:
         if self._body is not None:
             body, self._body = self._body, None
             return {"type": "http.request", "body": body, "more_body": False}
-        await self.gone.wait()
+        await self.disconnected.wait()
         return {"type": "http.disconnect"}
 
     async def send(self, message: _Message) -> None:

@@ -1,4 +1,4 @@
-"""The ends of a request that do not come from its worker: let go, cancelled, out of time."""
+"""The ends of a request that do not come from its worker: released, cancelled, out of time."""
 
 import logging
 import time

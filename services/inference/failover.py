@@ -48,7 +48,7 @@ class WatchedRequest:
     attempt: int = 1
     #: Instance id of the worker that opened it.
     worker: str | None = None
-    #: Why the attempt let go, once it has.
+    #: Why the attempt released the request, once it has.
     released: str | None = None
     ended: bool = False
     followers: int = 0

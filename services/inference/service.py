@@ -68,7 +68,7 @@ class InferenceService:
 
     @contextmanager
     def resume(self, context: RequestContext, record: RequestRecord, after: EntryId) -> Iterator[RequestStream]:
-        """Follow a request from after ``after``; one that was let go is taken up again."""
+        """Follow a request from after ``after``; one that was released is taken up again."""
         with (
             self.limits.hold_stream(context.principal.id, record.id),
             self._attach(context, record, after) as stream,

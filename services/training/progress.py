@@ -1,4 +1,4 @@
-"""How far a job is, as clients are told it."""
+"""How far a job is, as clients see it."""
 
 from store.sql.jobs import JobStatus, elapsed_seconds
 from store.sql.tables import TrainingJob

@@ -22,7 +22,7 @@ _RECONNECT_SECONDS = 0.2
 
 
 class Command:
-    """What can be told."""
+    """What workers can be asked for."""
 
     #: End it: the client wants no more.
     CANCEL = "cancel"
@@ -40,7 +40,7 @@ def send(client: redis.Redis, command: str, target_id: str, **arguments: str) ->
 
 
 async def listen(url: str, handle: Callable[[dict[str, str]], None]) -> None:
-    """Call ``handle`` with ``command``, ``id`` and what else was said, for everything told, until cancelled."""
+    """Call ``handle`` with ``command``, ``id`` and its arguments, for every command, until cancelled."""
     lost = False
     while True:
         client = connect_async(url, timeout=None)

@@ -1,6 +1,6 @@
 """Every Redis key and channel, in one place. All begin with ``cy:``."""
 
-#: Sorted set: worker incarnation -> Redis time in ms of its last sign of life.
+#: Sorted set: worker instance -> Redis time in ms of its last renewal.
 WORKERS = "cy:workers"
 
 #: Channel that every process is subscribed to, so that its subscription never is empty.

@@ -105,7 +105,7 @@ class JobStore:
         if self._change(job_id, idle, JobStatus.CANCELLED, message, ended_at=now()):
             return True
         if self._request(job_id, JobStatus.CANCELLED):
-            # A runner that is gone needs not be told.
+            # A runner that is gone does not notice.
             lost = TrainingJob.lease_ends < now()
             self._change(
                 job_id, (JobStatus.RUNNING,), JobStatus.CANCELLED, message, lost, ended_at=now(), requested_status=""
@@ -181,7 +181,7 @@ class JobStore:
             return session.scalar(select(TrainingJob.requested_status).where(TrainingJob.id == lease.job_id)) or ""
 
     def mark_started(self, lease: Lease, step: int, total_steps: int, samples: int) -> None:
-        """The trainer takes its first step now: times are told from here. Raises ``LeaseLostError``."""
+        """The trainer takes its first step now: times count from here. Raises ``LeaseLostError``."""
         job = self.load(lease.job_id)
         at = now()
         earlier_seconds = {"seconds_before": job.seconds_before + _run_seconds(job, at)} if job is not None else {}

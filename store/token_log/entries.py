@@ -4,7 +4,7 @@ import json
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
-#: The sequence number of a terminal entry: Redis refuses anything behind it in the
+#: The sequence number of a terminal entry: Redis refuses anything after it in the
 #: same attempt, because it is the largest there is (an unsigned 64-bit number).
 LAST_SEQUENCE = 2**64 - 1
 
@@ -47,14 +47,14 @@ class Kind:
     HEAD = "h"
     #: Raw bytes of an HTTP body.
     BODY = "b"
-    #: JSON: the attempt let go of the request unfinished (``reason``); another may take it up.
+    #: JSON: the attempt released the request unfinished (``reason``); another may take it up.
     RELEASE = "r"
     #: JSON: how it ended. Nothing follows.
     END = "e"
 
 
 class Reason:
-    """Why an attempt let go."""
+    """Why an attempt released its request."""
 
     #: Nobody reads any more; it goes on when somebody does.
     CLIENT_GONE = "client_gone"
@@ -79,9 +79,9 @@ class Entry:
     id: EntryId
     kind: str
     data: bytes
-    #: Token ids of a ``TEXT``, separated by commas; empty where it was heard and not read.
+    #: Token ids of a ``TEXT``, separated by commas; empty where it was published and not read.
     tokens: bytes = field(default=b"", compare=False)
-    #: How many there are, where it was heard.
+    #: How many there are, where it was published.
     token_total: int = field(default=0, compare=False)
 
     @property

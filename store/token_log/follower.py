@@ -21,7 +21,7 @@ log = logging.getLogger(__name__)
 MAX_WAITING = 64
 #: A follower that hears nothing looks into the log this often, whatever pub/sub does. Seconds.
 _RECHECK_SECONDS = 5.0
-#: The same for the log of a request that was just sent. Seconds. Mostly its first entries are heard before.
+#: The same for the log of a request that was just sent. Seconds. Mostly its first entries are published before.
 _FIRST_LOOK_SECONDS = 0.25
 #: The same after a look that failed. Seconds.
 _RETRY_SECONDS = 0.5
@@ -78,14 +78,14 @@ class Follower:
         """Whether more has come than could wait, so that the log will be read."""
         return self._must_read
 
-    def set_direct_handler(self, take: Callable[[Entry], bool] | None) -> None:
-        """Let the hub's thread offer entries to ``take`` while this follower's own thread sleeps.
+    def set_direct_handler(self, handle: Callable[[Entry], bool] | None) -> None:
+        """Let the hub's thread offer entries to ``handle`` while this follower's own thread sleeps.
 
-        ``take`` must not wait. What it takes (True) is not yielded by :meth:`entries`; what it
+        ``handle`` must not wait. What it takes (True) is not yielded by :meth:`entries`; what it
         refuses is, in its order. It is never called while the own thread is awake.
         """
         with self._arrived:
-            self._shortcut = take
+            self._shortcut = handle
 
     def interrupt(self) -> None:
         """Let :meth:`entries` yield None at once, from any thread."""
@@ -134,7 +134,7 @@ class Follower:
         return bool(self._queue) or self._must_read or self._interrupted
 
     def _read_log(self) -> list[Entry]:
-        # A subscription that is confirmed behind this look must be looked behind too.
+        # A subscription that is confirmed after this read needs another read.
         self._may_have_history = True
         self._next_read = time.monotonic() + _RECHECK_SECONDS
         try:

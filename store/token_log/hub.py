@@ -35,7 +35,7 @@ class Hub:
         self._subscription = Subscription(url, self._message, self._confirmed)
 
     def follow(self, request_id: str, after: EntryId = START, may_have_history: bool = True) -> Follower:
-        """Return a follower of the request's log from behind ``after``; use it in ``with``.
+        """Return a follower of the request's log from after ``after``; use it in ``with``.
 
         ``may_have_history`` False is for a request that no worker can know yet.
         """

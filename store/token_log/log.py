@@ -45,7 +45,7 @@ def terminal_id(attempt: int) -> EntryId:
 
 
 def read(client: redis.Redis, request_id: str, after: EntryId = START, count: int | None = None) -> list[Entry]:
-    """Return the entries behind ``after``, oldest first; empty when there are none."""
+    """Return the entries after ``after``, oldest first; empty when there are none."""
     rows: Any = client.xrange(redis_keys.log(request_id), min=f"({after}", count=count)
     return entries_from_rows(rows)
 

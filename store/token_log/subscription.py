@@ -15,7 +15,7 @@ from store.redis.client import CONNECT_TIMEOUT_SECONDS
 
 log = logging.getLogger(__name__)
 
-#: After this much silence Redis is asked for a sign of life; after as much again the
+#: After this much silence Redis is pinged; after as much again the
 #: connection is made anew. Seconds.
 SILENCE_SECONDS = 5.0
 #: Pause before the connection is made anew after Redis went away. Seconds.

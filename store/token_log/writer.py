@@ -49,7 +49,7 @@ class LogWriter:
         self._lifetime = lifetime
         self.request_id = request_id
         self.attempt = attempt
-        #: Who heard the last batch; 0 means that nobody follows.
+        #: Followers that the last batch was published to; 0 means that nobody follows.
         self.followers = 1
         self.superseded = False
         #: Set when the entries could not be written for a reason that is a fault of ours.
@@ -103,7 +103,7 @@ class LogWriter:
         await self._finish(Kind.END, data)
 
     async def release(self, data: dict[str, Any]) -> None:
-        """Write what is left and let go of the request, and wait until Redis has it."""
+        """Write what is left and release the request, and wait until Redis has it."""
         await self._finish(Kind.RELEASE, data)
 
     async def _finish(self, kind: str, data: dict[str, Any]) -> None:
@@ -119,7 +119,7 @@ class LogWriter:
         self._check()
 
     async def _finish_unopened(self, kind: str, data: dict[str, Any]) -> None:
-        """The attempt never opened: there is nothing to let go of, but it can be ended."""
+        """The attempt never opened: there is nothing to release, but it can be ended."""
         if kind == Kind.END:
             arguments = (*self.keys, self._transport.ttl, encode(data))
             await self._transport.retry_until_available(lambda: self._transport.run_script(END, 3, *arguments))

@@ -72,7 +72,7 @@ class EngineHost:
         self._loop.call_soon_threadsafe(self._begin, request)
 
     def drain(self) -> None:
-        """Wait until no request is left. :meth:`release_all` bounds that: each is then let go of within seconds."""
+        """Wait until no request is left. :meth:`release_all` bounds that: each is then released within seconds."""
         if self._thread.is_alive():
             self.run(self._idle())
 

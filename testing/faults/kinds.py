@@ -27,7 +27,7 @@ class Fleet:
             self._count += 1
             self.workers.append(self.stack.spawn_worker(f"w{self._count}", self._options))
         for worker in self.workers:
-            until(lambda own=worker: self.stack.find(own.name), _READY_SECONDS, f"{worker.name} is ready")
+            until(lambda candidate=worker: self.stack.find(candidate.name), _READY_SECONDS, f"{worker.name} is ready")
 
     def busiest(self) -> Process:
         """The worker that has most requests."""

@@ -26,9 +26,9 @@ def output(text: str, finished: bool = False) -> RequestOutput:
 
 
 def collector(streams: int, kind: RequestOutputKind = RequestOutputKind.DELTA) -> RequestOutputCollector:
-    own = RequestOutputCollector(kind, "r")
-    ChunkMerger(HOLD, lambda: streams).pace(own)
-    return own
+    outputs = RequestOutputCollector(kind, "r")
+    ChunkMerger(HOLD, lambda: streams).pace(outputs)
+    return outputs
 
 
 def text_of(found: RequestOutput) -> str:
@@ -37,18 +37,18 @@ def text_of(found: RequestOutput) -> str:
 
 def test_the_first_output_and_the_last_are_not_held_and_what_is_between_is_merged() -> None:
     async def main() -> None:
-        own = collector(streams=64)
-        own.put(output("a"))
-        assert text_of(own.get_nowait()) == "a"
-        began = time.monotonic()
-        own.put(output("b"))
-        own.put(output("c"))
-        assert own.get_nowait() is None
-        assert text_of(await asyncio.wait_for(own.get(), 5)) == "bc"
-        assert time.monotonic() - began >= HOLD * 0.9
-        own.put(output("d"))
-        own.put(output("e", finished=True))
-        found = own.get_nowait()
+        outputs = collector(streams=64)
+        outputs.put(output("a"))
+        assert text_of(outputs.get_nowait()) == "a"
+        started = time.monotonic()
+        outputs.put(output("b"))
+        outputs.put(output("c"))
+        assert outputs.get_nowait() is None
+        assert text_of(await asyncio.wait_for(outputs.get(), 5)) == "bc"
+        assert time.monotonic() - started >= HOLD * 0.9
+        outputs.put(output("d"))
+        outputs.put(output("e", finished=True))
+        found = outputs.get_nowait()
         assert (text_of(found), found.finished) == ("de", True)
 
     asyncio.run(main())
@@ -56,38 +56,38 @@ def test_the_first_output_and_the_last_are_not_held_and_what_is_between_is_merge
 
 def test_a_lone_stream_is_never_held() -> None:
     async def main() -> None:
-        own = collector(streams=1)
+        outputs = collector(streams=1)
         for text in "abc":
-            own.put(output(text))
-            assert text_of(own.get_nowait()) == text
+            outputs.put(output(text))
+            assert text_of(outputs.get_nowait()) == text
 
     asyncio.run(main())
 
 
 def test_an_engine_slower_than_the_beat_is_not_held() -> None:
     async def main() -> None:
-        own = collector(streams=64)
-        own.put(output("a"))
-        own.get_nowait()
+        outputs = collector(streams=64)
+        outputs.put(output("a"))
+        outputs.get_nowait()
         await asyncio.sleep(HOLD * 1.5)
-        own.put(output("b"))
-        assert text_of(own.get_nowait()) == "b"
+        outputs.put(output("b"))
+        assert text_of(outputs.get_nowait()) == "b"
 
     asyncio.run(main())
 
 
 def test_a_beat_that_comes_after_its_output_was_fetched_wakes_nobody() -> None:
     async def main() -> None:
-        own = collector(streams=64)
-        own.put(output("a"))
-        own.get_nowait()
-        own.put(output("b"))
-        own.put(output("c", finished=True))
-        assert text_of(own.get_nowait()) == "bc"
-        waiting = asyncio.ensure_future(own.get())
+        outputs = collector(streams=64)
+        outputs.put(output("a"))
+        outputs.get_nowait()
+        outputs.put(output("b"))
+        outputs.put(output("c", finished=True))
+        assert text_of(outputs.get_nowait()) == "bc"
+        waiting = asyncio.ensure_future(outputs.get())
         await asyncio.sleep(HOLD * 2)
         assert not waiting.done()
-        own.put(ValueError("the engine died"))
+        outputs.put(ValueError("the engine died"))
         with pytest.raises(ValueError, match="the engine died"):
             await asyncio.wait_for(waiting, 5)
 

@@ -18,9 +18,9 @@ def fleet(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Fleet]:
     stack = Stack(tmp_path_factory.mktemp("faults"), MODELS, env={"CY_LLM_WEB_THREADS": "64"})
     try:
         stack.start_web()
-        own = Fleet(stack, ["--models", "demo"])
-        own.fill()
-        yield own
+        fleet = Fleet(stack, ["--models", "demo"])
+        fleet.fill()
+        yield fleet
     finally:
         stack.close()
 

@@ -48,14 +48,14 @@ def stack(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Stack]:
         "CY_LLM_OUTPUTS_ROOT": str(folder / "out"),
         "CY_LLM_ADAPTERS_ROOT": str(folder / "adapters"),
     }
-    own = Stack(folder / "stack", {"demo": demo}, env=env)
+    live = Stack(folder / "stack", {"demo": demo}, env=env)
     try:
-        own.start_worker("first", ["--models", "demo"], seconds=120)
-        own.start_trainer()
-        own.start_web()
-        yield own
+        live.start_worker("first", ["--models", "demo"], seconds=120)
+        live.start_trainer()
+        live.start_web()
+        yield live
     finally:
-        own.close()
+        live.close()
 
 
 def cy_llm(stack: Stack, *arguments: str) -> str:
@@ -84,9 +84,9 @@ def ask(http: httpx.Client, **values: Any) -> str:
 def test_a_trained_adapter_is_live_and_new_versions_replace_it(stack: Stack) -> None:
     before = cy_llm(stack, "chat", QUESTION)
     assert "captain" not in before
-    told = train(stack, "captain.jsonl", "crew")
-    assert "adapter crew@1 is live" in told
-    assert "loss" in told
+    seen = train(stack, "captain.jsonl", "crew")
+    assert "adapter crew@1 is live" in seen
+    assert "loss" in seen
     assert cy_llm(stack, "chat", QUESTION, "--adapter", "crew") == "I am the captain.\n"
     assert cy_llm(stack, "chat", QUESTION) == before
     with stack.http() as http, stack.openai() as client:
@@ -128,8 +128,8 @@ def test_names_can_be_moved_back_and_deleted(stack: Stack) -> None:
         assert "* crew@2" in listed
         assert http.delete("/adapters/crew@2").json() == {"deleted": ["crew@2"]}
         assert ask(http, adapter="crew") == "I am the captain."
-        gone = http.post("/inference", json={"modelId": "demo", "prompt": "x", "adapter": "crew@2"})
-        assert gone.json()["error"]["details"][0]["type"] == "adapter_not_found"
+        removed = http.post("/inference", json={"modelId": "demo", "prompt": "x", "adapter": "crew@2"})
+        assert removed.json()["error"]["details"][0]["type"] == "adapter_not_found"
         with pytest.raises(openai.NotFoundError):
             answer_of(client, "crew@2")
         # A worker that starts later serves what the names mean.

@@ -22,8 +22,8 @@ WHAT = (
 
 @pytest.fixture
 def client(real_stack: Stack) -> Iterator[openai.OpenAI]:
-    with real_stack.openai() as own:
-        yield own
+    with real_stack.openai() as client:
+        yield client
 
 
 def ask(stack: Stack, prompt: str, **fields: Any) -> dict[str, Any]:
@@ -213,8 +213,8 @@ def test_log_lines_are_json_and_hold_no_prompt(real_stack: Stack) -> None:
     ask(real_stack, "What is Redis?", metadata={"traceId": "trace-log"})
     for process in real_stack.processes:
 
-        def traced(own: Process = process) -> list[dict[str, Any]]:
-            return [line for line in own.lines() if line.get("traceId") == "trace-log"]
+        def traced(client: Process = process) -> list[dict[str, Any]]:
+            return [line for line in client.lines() if line.get("traceId") == "trace-log"]
 
         until(traced, 5, f"{process.name} wrote a line for the request")
         assert "What is Redis" not in process.log.read_text()

@@ -54,13 +54,13 @@ def stack(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Stack]:
         "CY_LLM_OUTPUTS_ROOT": str(folder / "out"),
         "CY_LLM_INTERNAL_TOKEN": TOKEN,
     }
-    own = Stack(folder / "stack", MODELS, env=env)
+    found = Stack(folder / "stack", MODELS, env=env)
     try:
-        own.start_worker("w1", ["--models", SERVED])
-        own.start_grpc()
-        yield own
+        found.start_worker("w1", ["--models", SERVED])
+        found.start_grpc()
+        yield found
     finally:
-        own.close()
+        found.close()
 
 
 @contextmanager
@@ -71,8 +71,8 @@ def channel_to(stack: Stack) -> Iterator[grpc.Channel]:
 
 @pytest.fixture
 def channel(stack: Stack) -> Iterator[grpc.Channel]:
-    with channel_to(stack) as own:
-        yield own
+    with channel_to(stack) as found:
+        yield found
 
 
 @pytest.fixture
@@ -149,7 +149,7 @@ def test_a_cancelled_call_frees_the_engine(stack: Stack, wire: RpcClient) -> Non
     requests.put(ask("cancel me", 4000, "slow"))
     call = wire.call("AiInference", "StreamPredict", iter(requests.get, None), timeout=60)
     stream_id = next(call).stream_id
-    began = time.monotonic()
+    started = time.monotonic()
     call.cancel()
 
     def released() -> bool:
@@ -157,7 +157,7 @@ def test_a_cancelled_call_frees_the_engine(stack: Stack, wire: RpcClient) -> Non
         return bool(fields[b"k"] == b"r")
 
     until(released, 5, "the request is let go")
-    assert time.monotonic() - began < 1.5
+    assert time.monotonic() - started < 1.5
     requests.put(None)
 
 
@@ -177,9 +177,9 @@ def failure(call: Any) -> Any:
     if status is not None:
         for kind in (error_details_pb2.ErrorInfo, error_details_pb2.BadRequest, error_details_pb2.RetryInfo):
             for packed in status.details:
-                own = kind()
-                if packed.Unpack(own):
-                    error.found[kind.__name__] = own
+                found = kind()
+                if packed.Unpack(found):
+                    error.found[kind.__name__] = found
     return error
 
 
@@ -237,9 +237,9 @@ def test_a_full_queue_is_resource_exhausted(tmp_path: Path, stack: Stack) -> Non
 
 def test_tls_in_both_directions(tmp_path: Path, stack: Stack) -> None:
     authority, stranger = trustme.CA(), trustme.CA()
-    own = authority.issue_cert("localhost")
-    own.private_key_pem.write_to_path(tmp_path / "key.pem")
-    own.cert_chain_pems[0].write_to_path(tmp_path / "cert.pem")
+    found = authority.issue_cert("localhost")
+    found.private_key_pem.write_to_path(tmp_path / "key.pem")
+    found.cert_chain_pems[0].write_to_path(tmp_path / "cert.pem")
     authority.cert_pem.write_to_path(tmp_path / "ca.pem")
     port = free_port()
     server = stack.start_grpc(
@@ -310,9 +310,9 @@ def test_health_and_reflection(channel: grpc.Channel, wire: RpcClient) -> None:
     for name in ("", "cy.llm.AiInference", "cy.llm.TrainingService"):
         answer = stub.Check(health_pb2.HealthCheckRequest(service=name), timeout=10)
         assert answer.status == health_pb2.HealthCheckResponse.SERVING
-    own = wire.call("AiInference", "Health", {})
-    assert own.healthy
-    assert own.metrics["workers_healthy"] == "1"
+    found = wire.call("AiInference", "Health", {})
+    assert found.healthy
+    assert found.metrics["workers_healthy"] == "1"
     signed = grpc.intercept_channel(channel, _Signer())
     services = ProtoReflectionDescriptorDatabase(signed).get_services()
     assert {"cy.llm.AiInference", "cy.llm.AIService", "cy.llm.AiTraining", "cy.llm.TrainingService"} <= set(services)
@@ -333,8 +333,8 @@ def test_control(stack: Stack, wire: RpcClient) -> None:
     with pytest.raises(grpc.RpcError) as caught:
         wire.call("AiInference", "Control", {"command": "dance"})
     assert caught.value.code() == grpc.StatusCode.INVALID_ARGUMENT
-    told = wire.call("AiInference", "Control", {"command": "unload_model", "payload": {"model": "unloadable"}})
-    assert told.payload["workers"] == "w1@test"
+    answer = wire.call("AiInference", "Control", {"command": "unload_model", "payload": {"model": "unloadable"}})
+    assert answer.payload["workers"] == "w1@test"
     until(lambda: models()["unloadable"] == "unavailable", 10, "the model is unloaded")
     assert list(wire.call("AiInference", "StreamPredict", [ask("still there")]))
     document = json.loads(stack.config.read_text())

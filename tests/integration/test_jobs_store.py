@@ -214,11 +214,11 @@ def test_versions_names_promotion_and_rollback(
     assert [publish(adapters, sessions, source) for _ in range(2)] == [1, 2]
     assert publish(adapters, sessions, source, point=False) == 3
 
-    def meant(text: str) -> int | None:
+    def aliases(text: str) -> int | None:
         found = adapters.resolve(text)
         return found.version if found else None
 
-    assert [meant(text) for text in ("captain", "captain@1", "captain@3", "captain@9", "nobody", "a/b", "")] == [
+    assert [aliases(text) for text in ("captain", "captain@1", "captain@3", "captain@9", "nobody", "a/b", "")] == [
         2,
         1,
         3,
@@ -229,7 +229,7 @@ def test_versions_names_promotion_and_rollback(
     ]
     assert adapters.promote("captain", 3)
     assert not adapters.promote("captain", 9)
-    assert meant("captain") == 3
+    assert aliases("captain") == 3
     assert adapters.rollback("captain") == 2
     assert (adapters.root / "captain" / "1" / "weights").read_text() == "captain"
     assert [adapter.version for adapter in adapters.all("demo")] == [3, 2, 1]

@@ -12,8 +12,8 @@ from testing.stack import GATEWAY_TOKEN, KEY, Stack
 
 @pytest.fixture
 def client(fake_stack: Stack) -> Iterator[openai.OpenAI]:
-    with fake_stack.openai(GATEWAY_TOKEN) as own:
-        yield own
+    with fake_stack.openai(GATEWAY_TOKEN) as opened:
+        yield opened
 
 
 def test_chat_answers_whole(client: openai.OpenAI) -> None:

@@ -257,12 +257,12 @@ def test_a_stopping_front_door_leaves_streams_to_resume(own_stack: Stack) -> Non
         web.signal(signal.SIGTERM)
         found = stream.join(20)
     assert found[-1].name == "interrupted"
-    told = found[-1].json()
-    assert told["resumable"] is True
+    interrupted = found[-1].json()
+    assert interrupted["resumable"] is True
     assert web.wait(20) == 0
     own_stack.start_web()
     last = [event for event in found if event.id][-1]
-    assert told["lastEventId"] == last.id
+    assert interrupted["lastEventId"] == last.id
     assert text_of(found) + text_of(resume(own_stack, last)) == expected_text("p", TOKENS)
 
 

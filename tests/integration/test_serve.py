@@ -72,12 +72,12 @@ def serving(folder: Path, **env: str) -> Iterator[Served]:
     config = folder / "config.json"
     config.write_text(json.dumps({"demo": {"model_path": "none", "engine": "fake"}}))
     keep = {name: value for name, value in os.environ.items() if not name.startswith(("CY_LLM_", "REDIS", "DATABASE"))}
-    own = {"CY_LLM_VAR": str(folder / "var"), "CY_LLM_CONFIG": str(config), "PYTHONPATH": str(ROOT)}
+    settings = {"CY_LLM_VAR": str(folder / "var"), "CY_LLM_CONFIG": str(config), "PYTHONPATH": str(ROOT)}
     with (folder / "output.txt").open("wb") as file:
         process = subprocess.Popen(
             [sys.executable, "-m", "launcher.serve"],
             cwd=ROOT,
-            env={**keep, **own, **env},
+            env={**keep, **settings, **env},
             stdout=file,
             stderr=subprocess.STDOUT,
             start_new_session=True,

@@ -33,9 +33,9 @@ def sockets() -> Iterator[tuple[socket.socket, socket.socket]]:
         client.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
         client.settimeout(30)
         client.connect(server.getsockname())
-        own, _ = server.accept()
-        with closing(own):
-            yield own, client
+        server_side, _ = server.accept()
+        with closing(server_side):
+            yield server_side, client
 
 
 def unchunk(data: bytes) -> bytes:
@@ -51,11 +51,11 @@ def unchunk(data: bytes) -> bytes:
 class Served:
     """A thread that answers one request, as one of gunicorn's does."""
 
-    def __init__(self, follower: Follower, own: socket.socket) -> None:
+    def __init__(self, follower: Follower, server_side: socket.socket) -> None:
         #: Pieces that the thread itself wrote through gunicorn.
         self.yielded = 0
         self.error: OSError | None = None
-        self._follower, self._socket = follower, own
+        self._follower, self._socket = follower, server_side
         self.thread = threading.Thread(target=self._serve)
         self.thread.start()
 
@@ -91,17 +91,17 @@ async def write_lines(publisher: Publisher) -> None:
 
 @pytest.fixture
 def hub(redis_server: RedisServer, redis_client: redis.Redis) -> Iterator[Hub]:
-    own = Hub(redis_server.url, redis_client)
-    yield own
-    own.close()
+    server_side = Hub(redis_server.url, redis_client)
+    yield server_side
+    server_side.close()
 
 
 def test_a_client_that_reads_late_gets_every_byte_once(
     redis_server: RedisServer, hub: Hub, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(socket_writer, "SEND_BUFFER", 4096)
-    with sockets() as (own, client), hub.follow("r") as follower:
-        served = Served(follower, own)
+    with sockets() as (server_side, client), hub.follow("r") as follower:
+        served = Served(follower, server_side)
         publish(redis_server.url, write_lines)
         # The socket is full: the thread waits in it, and what has come since waits in the log.
         until(lambda: follower.overflowed, 10, "more has come than the follower holds")
@@ -113,7 +113,7 @@ def test_a_client_that_reads_late_gets_every_byte_once(
 
 
 def test_a_client_that_reads_is_served_past_the_thread(redis_server: RedisServer, hub: Hub) -> None:
-    with sockets() as (own, client), hub.follow("r") as follower:
+    with sockets() as (server_side, client), hub.follow("r") as follower:
         received = bytearray()
 
         def read() -> None:
@@ -122,7 +122,7 @@ def test_a_client_that_reads_is_served_past_the_thread(redis_server: RedisServer
 
         reader = threading.Thread(target=read)
         reader.start()
-        served = Served(follower, own)
+        served = Served(follower, server_side)
         publish(redis_server.url, write_lines)
         served.thread.join(10)
         reader.join(10)
@@ -135,8 +135,8 @@ def test_a_client_that_reads_nothing_is_given_up(
 ) -> None:
     monkeypatch.setattr(socket_writer, "SEND_BUFFER", 4096)
     monkeypatch.setattr(socket_writer, "STALL_SECONDS", 1)
-    with sockets() as (own, _), hub.follow("r") as follower:
-        served = Served(follower, own)
+    with sockets() as (server_side, _), hub.follow("r") as follower:
+        served = Served(follower, server_side)
         publish(redis_server.url, write_lines)
         served.thread.join(20)
         assert isinstance(served.error, ConnectionResetError)

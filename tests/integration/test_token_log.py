@@ -34,9 +34,9 @@ TTL = 60
 FINISHED = outcomes.finished("stop", {"prompt_tokens": 1, "completion_tokens": 1, "total_tokens": 2})
 
 
-async def write(writer: LogWriter, words: list[str]) -> None:
+async def write(writer: LogWriter, texts: list[str]) -> None:
     """Write words one by one, each in an entry of its own."""
-    for number, word in enumerate(words):
+    for number, word in enumerate(texts):
         writer.text(word, (number,))
         await asyncio.sleep(0.002)
 
@@ -126,9 +126,9 @@ def test_a_request_that_never_began_can_be_ended(redis_client: redis.Redis) -> N
 
 @pytest.fixture
 def hub(redis_server: RedisServer, redis_client: redis.Redis):  # type: ignore[no-untyped-def]
-    own = Hub(redis_server.url, redis_client)
-    yield own
-    own.close()
+    opened = Hub(redis_server.url, redis_client)
+    yield opened
+    opened.close()
 
 
 def collect(hub: Hub, request_id: str, after: EntryId = START) -> list[Entry]:
@@ -164,19 +164,19 @@ def test_followers_early_late_and_resuming_see_the_same(
 def test_a_slow_follower_misses_nothing_and_keeps_a_bounded_queue(
     redis_server: RedisServer, redis_client: redis.Redis, hub: Hub
 ) -> None:
-    words = [f"w{number} " for number in range(MAX_WAITING * 2)]
+    texts = [f"w{number} " for number in range(MAX_WAITING * 2)]
     with hub.follow("r") as follower:
 
         async def work(publisher: Publisher) -> None:
             writer = publisher.writer("r")
             await writer.open({})
-            await write(writer, words)
+            await write(writer, texts)
             await writer.end(FINISHED)
 
         publish(redis_server.url, work)
         assert follower.waiting <= MAX_WAITING
         entries = [entry for entry in follower.entries(idle=5) if entry is not None]
-    assert text_of(entries) == "".join(words)
+    assert text_of(entries) == "".join(texts)
     assert entries == token_log.read(redis_client, "r")
 
 
@@ -227,7 +227,7 @@ def test_a_redis_that_restarts_loses_and_doubles_nothing(tmp_path: Path) -> None
     server.start()
     client = connect(server.url)
     hub = Hub(server.url, client)
-    words = [f"w{number} " for number in range(200)]
+    texts = [f"w{number} " for number in range(200)]
     seen: list[Entry] = []
     # The server dies with the thread that started it, so that one must outlive the loop.
     starter = ThreadPoolExecutor(1)
@@ -241,16 +241,16 @@ def test_a_redis_that_restarts_loses_and_doubles_nothing(tmp_path: Path) -> None
             async def work(publisher: Publisher) -> None:
                 writer = publisher.writer("r")
                 await writer.open({})
-                await write(writer, words[:100])
+                await write(writer, texts[:100])
                 await asyncio.to_thread(server.stop)
-                await write(writer, words[100:150])
+                await write(writer, texts[100:150])
                 await asyncio.get_running_loop().run_in_executor(starter, server.start)
-                await write(writer, words[150:])
+                await write(writer, texts[150:])
                 await writer.end(FINISHED)
 
             publish(server.url, work)
             thread.join(20)
-        assert text_of(seen) == "".join(words)
+        assert text_of(seen) == "".join(texts)
         assert tokens_of(token_log.read(client, "r")) == [*range(100), *range(50), *range(50)]
     finally:
         hub.close()

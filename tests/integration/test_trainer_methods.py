@@ -38,12 +38,12 @@ def train(folder: Path, dataset: Path, **values: Any) -> list[dict[str, Any]]:
 def test_preferences_are_learned(tmp_path: Path) -> None:
     rows = [{"prompt": f"q{number}", "chosen": "yes captain", "rejected": "no never"} for number in range(8)]
     (tmp_path / "dpo.json").write_text(json.dumps(rows))
-    told = train(tmp_path, tmp_path / "dpo.json", method=Method.DPO)
-    losses = [event["loss"] for event in told if event["event"] == "metrics"]
+    events = train(tmp_path, tmp_path / "dpo.json", method=Method.DPO)
+    losses = [event["loss"] for event in events if event["event"] == "metrics"]
     # At the start both answers are as likely as to the base model: the loss is ln 2.
     assert losses[0] == pytest.approx(0.693, abs=0.01)
     assert losses[-1] < 0.1
-    assert told[-1]["result"]["kind"] == "adapter"
+    assert events[-1]["result"]["kind"] == "adapter"
 
 
 @pytest.mark.filterwarnings("ignore")
@@ -54,10 +54,10 @@ def test_a_merged_model_is_base_and_adapter_in_one(tmp_path: Path) -> None:
 
     pyarrow.parquet.write_table(pyarrow.Table.from_pylist(ROWS), tmp_path / "rows.parquet")
     params = replace(PARAMS, eval_split=0.2)
-    told = train(tmp_path, tmp_path / "rows.parquet", export="merged", params=params)
-    result, metrics = told[-1]["result"], told[-1]["metrics"]
+    events = train(tmp_path, tmp_path / "rows.parquet", export="merged", params=params)
+    result, metrics = events[-1]["result"], events[-1]["metrics"]
     assert set(metrics) == {"loss", "eval_loss"}
-    assert any("eval_loss" in event for event in told if event["event"] == "metrics")
+    assert any("eval_loss" in event for event in events if event["event"] == "metrics")
     tokenizer = AutoTokenizer.from_pretrained(result["merged"])
     inputs = tokenizer("Say 3", return_tensors="pt")
     base = AutoModelForCausalLM.from_pretrained(MODEL, dtype=torch.float32)
@@ -73,8 +73,8 @@ def test_all_weights_can_be_trained(tmp_path: Path) -> None:
     from transformers import AutoModelForCausalLM, AutoTokenizer
 
     (tmp_path / "rows.jsonl").write_text("".join(json.dumps(row) + "\n" for row in ROWS))
-    told = train(tmp_path, tmp_path / "rows.jsonl", lora=None)
-    result = told[-1]["result"]
+    events = train(tmp_path, tmp_path / "rows.jsonl", lora=None)
+    result = events[-1]["result"]
     assert result["kind"] == "model"
     # A model folder like any other: it can be put into the model file.
     model, base = (AutoModelForCausalLM.from_pretrained(path) for path in (result["path"], MODEL))

@@ -55,12 +55,12 @@ def stack(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Stack]:
         # Small matrices: a second thread only waits for the other tests.
         "OMP_NUM_THREADS": "1",
     }
-    own = Stack(folder / "stack", models, env=env)
+    started = Stack(folder / "stack", models, env=env)
     try:
-        own.start_web()
-        yield own
+        started.start_web()
+        yield started
     finally:
-        own.close()
+        started.close()
 
 
 def spoil(model: Path) -> None:
@@ -75,8 +75,8 @@ def spoil(model: Path) -> None:
 
 @pytest.fixture
 def trainer(stack: Stack) -> Iterator[Process]:
-    own = stack.start_trainer()
-    yield own
+    started = stack.start_trainer()
+    yield started
     for process in stack.processes:
         if process.name.startswith("train") and process.popen.poll() is None:
             stack.stop(process)
@@ -84,8 +84,8 @@ def trainer(stack: Stack) -> Iterator[Process]:
 
 @pytest.fixture
 def http(stack: Stack) -> Iterator[httpx.Client]:
-    with stack.http() as own:
-        yield own
+    with stack.http() as started:
+        yield started
 
 
 def start(http: httpx.Client, **values: Any) -> str:
@@ -95,14 +95,14 @@ def start(http: httpx.Client, **values: Any) -> str:
     return str(response.json()["jobId"])
 
 
-def look(http: httpx.Client, job_id: str) -> dict[str, Any]:
+def status_of(http: httpx.Client, job_id: str) -> dict[str, Any]:
     found: dict[str, Any] = http.get(f"/training/status/{job_id}").json()
     return found
 
 
 def wait_for(http: httpx.Client, job_id: str, *states: str, seconds: float = 90) -> dict[str, Any]:
     def reached() -> dict[str, Any] | None:
-        found = look(http, job_id)
+        found = status_of(http, job_id)
         if found["status"] in ("completed", "failed") and found["status"] not in states:
             raise AssertionError(f"{found}\n{http.get(f'/training/{job_id}/logs').text[-3000:]}")
         return found if found["status"] in states else None
@@ -111,7 +111,7 @@ def wait_for(http: httpx.Client, job_id: str, *states: str, seconds: float = 90)
 
 
 def wait_for_step(http: httpx.Client, job_id: str, step: int) -> None:
-    until(lambda: look(http, job_id)["progress"]["currentStep"] >= step, 90, f"{job_id} has come to step {step}")
+    until(lambda: status_of(http, job_id)["progress"]["currentStep"] >= step, 90, f"{job_id} has come to step {step}")
 
 
 def losses(http: httpx.Client, job_id: str) -> dict[int, float]:
@@ -134,7 +134,7 @@ def trainer_pid(worker: Process) -> int:
     )
 
 
-def gone(pid: int) -> bool:
+def has_ended(pid: int) -> bool:
     try:
         state = Path(f"/proc/{pid}/stat").read_text().rsplit(")", 1)[1].split()[0]
     except OSError:
@@ -161,7 +161,7 @@ def reference(stack: Stack) -> dict[int, float]:
             "running",
             "completed",
         ]
-        found = look(http, job_id)
+        found = status_of(http, job_id)
         assert found["status"] == "completed"
         assert found["progress"]["currentStep"] == found["progress"]["totalSteps"] == STEPS
         assert found["result"]["adapter"] == "mine@1"
@@ -186,8 +186,8 @@ def test_the_socket_tells_the_same_events(stack: Stack, http: httpx.Client, refe
         send(ws, "watch", jobId=job["jobId"], lastEventId="x")
         assert receive(ws)["status"] == 400
     assert frames[-1]["jobId"] == job["jobId"]
-    told = [{**event.json(), "type": "job", "event": event.name, "eventId": event.id} for event in seen[2:]]
-    assert frames[:-1] == told
+    seen = [{**event.json(), "type": "job", "event": event.name, "eventId": event.id} for event in seen[2:]]
+    assert frames[:-1] == seen
 
 
 def test_a_pause_changes_nothing_of_the_result(
@@ -219,7 +219,7 @@ def test_a_job_survives_its_trainer_its_worker_and_redis(
     pid = trainer_pid(trainer)
     trainer.signal(signal.SIGKILL)
     trainer.wait(10)
-    until(lambda: gone(pid), 5, "the trainer has died with its worker")
+    until(lambda: has_ended(pid), 5, "the trainer has died with its worker")
     stack.client.flushall()
     stack.start_trainer("train-2")
     done = wait_for(http, job_id, "completed")
@@ -240,7 +240,7 @@ def test_a_stopped_worker_hands_its_job_on(
     job_id = start(http)
     wait_for_step(http, job_id, 30)
     assert stack.stop(trainer) == 0
-    waiting = look(http, job_id)
+    waiting = status_of(http, job_id)
     assert (waiting["status"], waiting["restarts"]) == ("queued", 0)
     stack.start_trainer("train-2")
     done = wait_for(http, job_id, "completed")
@@ -253,15 +253,15 @@ def test_a_cancel_stops_the_process(stack: Stack, http: httpx.Client, trainer: P
     pid = trainer_pid(trainer)
     waiting = start(http)
     wait_for_step(http, job_id, 1)
-    began = time.monotonic()
+    started = time.monotonic()
     assert http.post(f"/training/cancel/{job_id}").json()["status"] == "cancelled"
-    assert time.monotonic() - began < 10
-    assert gone(pid)
+    assert time.monotonic() - started < 10
+    assert has_ended(pid)
     assert http.post(f"/training/cancel/{waiting}").json()["status"] == "cancelled"
     # The worker goes on with what comes next; nothing later says that the job is complete.
     params = {**PARAMS, "epochs": 1}
     wait_for(http, start(http, hyperParams=params, outputDir="after"), "completed")
-    assert look(http, job_id)["status"] == look(http, waiting)["status"] == "cancelled"
+    assert status_of(http, job_id)["status"] == status_of(http, waiting)["status"] == "cancelled"
     assert [row["name"] for row in http.get("/adapters").json()["adapters"] if row["jobId"] == job_id] == []
 
 
@@ -288,7 +288,7 @@ def test_a_trainer_that_keeps_dying_is_given_up(stack: Stack, http: httpx.Client
     for _ in range(2):
         pid = trainer_pid(trainer)
         os.kill(pid, signal.SIGKILL)
-        until(lambda own=pid: gone(own), 10, "it is dead")  # type: ignore[misc]
+        until(lambda started=pid: has_ended(started), 10, "it is dead")  # type: ignore[misc]
     found = wait_for(http, job_id, "failed")
     assert found["error"]["code"] == "restarts"
     assert "maxRestarts is 1" in found["message"]

@@ -34,18 +34,18 @@ def stack(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Stack]:
     (folder / "data" / "train.jsonl").write_text("".join(json.dumps(row) + "\n" for row in ROWS))
     (folder / "secret" / "key.jsonl").write_text('{"text": "secret"}\n')
     env = {"CY_LLM_DATA_ROOTS": str(folder / "data"), "CY_LLM_OUTPUTS_ROOT": str(folder / "out")}
-    own = Stack(folder / "stack", MODELS, env={**env, "CY_LLM_ADAPTERS_ROOT": str(folder / "adapters")})
+    opened = Stack(folder / "stack", MODELS, env={**env, "CY_LLM_ADAPTERS_ROOT": str(folder / "adapters")})
     try:
-        own.start_web()
-        yield own
+        opened.start_web()
+        yield opened
     finally:
-        own.close()
+        opened.close()
 
 
 @pytest.fixture
 def http(stack: Stack) -> Iterator[httpx.Client]:
-    with stack.http() as own:
-        yield own
+    with stack.http() as opened:
+        yield opened
 
 
 def body(**values: Any) -> dict[str, Any]:
@@ -168,10 +168,10 @@ def test_every_field_reaches_the_trainer_s_specification(http: httpx.Client, sta
         ({"datasetPath": "absent.jsonl"}, "datasetPath", "There is no file 'absent.jsonl'"),
     ],
 )
-def test_what_is_wrong_is_named(http: httpx.Client, values: dict[str, Any], field: str, words: str) -> None:
+def test_what_is_wrong_is_named(http: httpx.Client, values: dict[str, Any], field: str, sentence: str) -> None:
     [detail] = details(http.post("/training/start", json=body(**values)))
     assert detail["field"] == field
-    assert words in detail["description"]
+    assert sentence in detail["description"]
 
 
 def test_a_bad_row_is_named_with_its_line(http: httpx.Client, stack: Stack) -> None:
@@ -239,11 +239,11 @@ def _lay_traps(data: Path, secret: Path) -> None:
     (data / "device-link").symlink_to("/dev/zero")
     (data / "loop.jsonl").symlink_to(data / "loop.jsonl")
     os.mkfifo(data / "fifo.jsonl")
-    with socket.socket(socket.AF_UNIX) as own:
+    with socket.socket(socket.AF_UNIX) as opened:
         here = Path.cwd()
         os.chdir(data)
         try:
-            own.bind("socket")
+            opened.bind("socket")
         finally:
             os.chdir(here)
 
@@ -260,8 +260,8 @@ def test_no_output_outside_its_root(http: httpx.Client, stack: Stack, path: str)
 
 def test_absolute_paths_inside_the_roots_are_taken(http: httpx.Client, stack: Stack) -> None:
     folder = stack.folder.parent
-    wanted = body(datasetPath=str(folder / "data" / "train.jsonl"), outputDir=str(folder / "out" / "deep" / "mine"))
-    response = http.post("/training/start", json=wanted)
+    given = body(datasetPath=str(folder / "data" / "train.jsonl"), outputDir=str(folder / "out" / "deep" / "mine"))
+    response = http.post("/training/start", json=given)
     assert response.status_code == 200, response.text
     http.post(f"/training/cancel/{response.json()['jobId']}")
 
@@ -286,8 +286,8 @@ def test_jobs_of_another_tenant_do_not_exist(http: httpx.Client, stack: Stack) -
         hidden = http.request(method, f"/training/{path}", headers={"X-API-Key": keys["b"]})
         assert (hidden.status_code, hidden.json()["error"]["code"]) == (404, "TRAINING_JOB_NOT_FOUND")
         assert http.request(method, f"/training/{path}", headers={"X-API-Key": reader}).status_code == 403
-    own = http.get("/training/list", headers={"X-API-Key": keys["b"]}).json()
-    assert (own["jobs"], own["total"]) == ([], 0)
+    opened = http.get("/training/list", headers={"X-API-Key": keys["b"]}).json()
+    assert (opened["jobs"], opened["total"]) == ([], 0)
     assert http.delete("/adapters/x", headers={"X-API-Key": reader}).status_code == 403
     # Keys of one tenant see each other's; an operator sees everything.
     assert http.get(f"/training/status/{job_id}", headers={"X-API-Key": keys["c"]}).status_code == 200

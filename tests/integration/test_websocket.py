@@ -83,9 +83,9 @@ def test_a_bad_frame_is_told_and_the_socket_stays(fake_stack: Stack, frame: str,
     with socket(fake_stack) as ws:
         receive(ws)
         ws.send(frame)
-        told = receive(ws)
-        assert told["type"] == "error"
-        assert field in [detail["field"] for detail in told["error"]["details"]]
+        error = receive(ws)
+        assert error["type"] == "error"
+        assert field in [detail["field"] for detail in error["error"]["details"]]
         send(ws, "ping")
         assert receive(ws) == {"type": "pong"}
 

@@ -51,7 +51,7 @@ def json_object(raw: bytes | str, what: str = "The body") -> dict[str, Any]:
     """Return the JSON object that ``raw`` holds. Raises ``InvalidRequest``."""
     try:
         body = json.loads(raw)
-        # An unpaired surrogate is legal in JSON but is no text: nothing behind could encode it.
+        # An unpaired surrogate is legal in JSON but is no text: nothing later could encode it.
         if (b"\\u" if isinstance(raw, bytes) else "\\u") in raw:  # type: ignore[operator]
             json.dumps(body, ensure_ascii=False).encode()
     except UnicodeError as error:

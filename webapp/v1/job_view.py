@@ -7,7 +7,7 @@ from store.sql.jobs import elapsed_seconds
 from store.sql.tables import TrainingEvent, TrainingJob
 from webapp.v1.timestamps import timestamp
 
-#: Where a result lies on the host is not told.
+#: Where a result lies on the host is not shown.
 _PRIVATE = ("path", "merged")
 
 

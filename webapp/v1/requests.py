@@ -26,7 +26,7 @@ def show(request_id: str) -> Response:
 
 @bp.get("/<request_id>/stream")
 def resume(request_id: str) -> Response:
-    """Follow a request from after ``Last-Event-ID``; a request that was let go goes on."""
+    """Follow a request from after ``Last-Event-ID``; a request that was released goes on."""
     inference = services().inference
     record = inference.find(principal(), request_id)
     after = parse_event_id(last_event_id())

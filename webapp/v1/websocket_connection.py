@@ -81,7 +81,7 @@ class WebSocketConnection:
                 return
 
     def close(self) -> None:
-        """The client is gone: what it alone follows is let go."""
+        """The client is gone: what it alone follows is released."""
         self._disconnected.set()
         self._put(None)
         self._writer.join(timeout=_JOIN_SECONDS)

@@ -24,7 +24,7 @@ def is_out_of_memory(error: BaseException) -> bool:
     if isinstance(error, torch.OutOfMemoryError):
         return True
     return isinstance(error, RuntimeError) and any(
-        words in str(error) for words in ("out of memory", "can't allocate memory", "not enough memory")
+        phrase in str(error) for phrase in ("out of memory", "can't allocate memory", "not enough memory")
     )
 
 

@@ -47,7 +47,7 @@ class ActiveRequest:
             self.task.cancel()
 
     def unfollowed(self, now: float) -> bool:
-        """Whether nobody has heard this run's entries for too long."""
+        """Whether nobody has followed this request for too long."""
         if self.writer.followers:
             self._unfollowed_since = None
         elif self._unfollowed_since is None:
@@ -77,7 +77,7 @@ class ActiveRequests:
         return sum(active.record.model == model for active in self._active.values())
 
     def handle_command(self, command: str, request_id: str) -> None:
-        """Do what the front door told."""
+        """Carry out a command of the front door."""
         active = self._active.get(request_id)
         if active is not None:
             active.stop(StopReason.CANCELLED if command == Command.CANCEL else StopReason.CLIENT_GONE)
@@ -89,7 +89,7 @@ class ActiveRequests:
     async def watch(self, followers: Callable[[str], Awaitable[int]]) -> None:
         """Stop the runs that nobody follows, until cancelled.
 
-        ``followers`` counts a request's followers now: what a run heard with its last entry
+        ``followers`` counts a request's followers now: what came back with its last entry
         may be old.
         """
         while True:

@@ -186,7 +186,7 @@ class _CannotContinue(Exception):
 
 
 async def _close(host: EngineHost, active: ActiveRequest, reason: Exception | StopReason) -> str:
-    """End the request, or let go of it so that another worker goes on. Returns the outcome's name."""
+    """End the request, or release it so that another worker goes on. Returns the outcome's name."""
     try:
         async with asyncio.timeout(_CLOSE_TIMEOUT_SECONDS):
             if release_reason := _release_reason(active, reason):
@@ -205,7 +205,7 @@ async def _close(host: EngineHost, active: ActiveRequest, reason: Exception | St
 
 
 def _release_reason(active: ActiveRequest, reason: Exception | StopReason) -> str | None:
-    """Return why the request is let go of; None when this is its end."""
+    """Return why the request is released; None when this is its end."""
     if reason is StopReason.DRAIN or isinstance(reason, _EngineGone):
         return Reason.DRAIN
     if isinstance(reason, EngineDead):

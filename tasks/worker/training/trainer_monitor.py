@@ -72,7 +72,7 @@ class TrainerMonitor:
         try:
             requested = self._jobs.renew(self._lease)
         except SQLAlchemyError as error:
-            # Until the lease ends nobody else may run it; behind that somebody may.
+            # Until the lease ends nobody else may run it; after that somebody may.
             if time.monotonic() - self._renewed > LEASE_SECONDS - 2 * RENEW_SECONDS:
                 raise LeaseLostError("the database cannot be reached, and the lease ends") from error
             log.warning("The lease cannot be renewed now: %s", error.__class__.__name__)

@@ -11,9 +11,9 @@ from store.sql import db
 
 @pytest.fixture
 def url(tmp_path: Path) -> str:
-    own = f"sqlite:///{tmp_path / 'bind.db'}"
-    db.migrate(own)
-    return own
+    address = f"sqlite:///{tmp_path / 'bind.db'}"
+    db.migrate(address)
+    return address
 
 
 def test_open_means_loopback_and_a_warning(url: str, caplog: pytest.LogCaptureFixture) -> None:

@@ -16,9 +16,9 @@ from store.sql.api_keys import ApiKeyAuthenticator, ApiKeyStore, KeyNameTakenErr
 def engine(tmp_path: Path) -> Iterator[Engine]:
     url = f"sqlite:///{tmp_path / 'keys.db'}"
     db.migrate(url)
-    own = db.connect(url)
-    yield own
-    own.dispose()
+    opened = db.connect(url)
+    yield opened
+    opened.dispose()
 
 
 @pytest.fixture

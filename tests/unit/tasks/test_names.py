@@ -13,9 +13,9 @@ def test_names_of_queues_and_tasks() -> None:
     assert names.model_queue("m") == "gpu-infer.m"
     assert names.worker_queue("w@h") == "gpu-infer@w@h"
     app.loader.import_default_modules()
-    own = {name for name in app.tasks if not name.startswith("celery.")}
-    assert own == {"inference.generate", "training.train", "background.run"}
-    assert own == {names.TASK_GENERATE, names.TASK_TRAIN, names.TASK_BACKGROUND}
+    registered = {name for name in app.tasks if not name.startswith("celery.")}
+    assert registered == {"inference.generate", "training.train", "background.run"}
+    assert registered == {names.TASK_GENERATE, names.TASK_TRAIN, names.TASK_BACKGROUND}
 
 
 def test_celery_finds_the_application_under_its_old_name() -> None:

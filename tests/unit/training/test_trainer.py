@@ -49,11 +49,11 @@ def test_every_hyper_parameter_reaches_the_trainer(param: str, value: Any, name:
 
 
 def test_defaults_are_the_interface_document_s() -> None:
-    own = arguments()
-    assert (own.per_device_train_batch_size, own.learning_rate, own.num_train_epochs) == (4, 2e-4, 3)
-    assert (own.save_steps, own.eval_steps) == (100, 100)
+    made = arguments()
+    assert (made.per_device_train_batch_size, made.learning_rate, made.num_train_epochs) == (4, 2e-4, 3)
+    assert (made.save_steps, made.eval_steps) == (100, 100)
     assert HyperParams().max_seq_length == 2048
-    assert own.eval_strategy == "no"
+    assert made.eval_strategy == "no"
     assert arguments(evaluates=True).eval_strategy == "steps"
 
 
@@ -71,9 +71,9 @@ def test_dpo_has_its_beta() -> None:
 def test_every_lora_field_reaches_peft() -> None:
     from engines.training.trainer.build import lora_config
 
-    own = lora_config(Lora(r=8, alpha=4, dropout=0.2, target_modules=("q_proj", "v_proj"), bias="lora_only"))
-    assert (own.r, own.lora_alpha, own.lora_dropout, own.bias) == (8, 4, 0.2, "lora_only")
-    assert own.target_modules == {"q_proj", "v_proj"}
+    made = lora_config(Lora(r=8, alpha=4, dropout=0.2, target_modules=("q_proj", "v_proj"), bias="lora_only"))
+    assert (made.r, made.lora_alpha, made.lora_dropout, made.bias) == (8, 4, 0.2, "lora_only")
+    assert made.target_modules == {"q_proj", "v_proj"}
     assert lora_config(Lora()).target_modules == "all-linear"
 
 
@@ -101,8 +101,8 @@ def test_quantization_needs_a_gpu() -> None:
 def test_half_the_batch_is_twice_the_accumulation() -> None:
     from engines.training.trainer.run import halved
 
-    own = halved(HyperParams(batch_size=8, gradient_accumulation_steps=2))
-    assert (own.batch_size, own.gradient_accumulation_steps) == (4, 4)
+    made = halved(HyperParams(batch_size=8, gradient_accumulation_steps=2))
+    assert (made.batch_size, made.gradient_accumulation_steps) == (4, 4)
     odd = halved(HyperParams(batch_size=5))
     assert odd.batch_size * odd.gradient_accumulation_steps >= 5
 

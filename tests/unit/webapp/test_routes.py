@@ -19,11 +19,11 @@ PUBLIC = {"/health", "/api/v1/inference/ws"}
 def app(redis_server: RedisServer, tmp_path: Path) -> Iterator[Flask]:
     url = f"sqlite:///{tmp_path / 'app.db'}"
     db.migrate(url)
-    own = create_app(
+    application = create_app(
         Settings(redis_url=redis_server.url, database_url=url, api_key="right", config_path=ROOT / "config.json")
     )
-    yield own
-    own.extensions["cy_llm"].close()
+    yield application
+    application.extensions["cy_llm"].close()
 
 
 def test_every_route_refuses_a_stranger(app: Flask) -> None:
