@@ -212,16 +212,14 @@ def rounds(served: Served, count: int, only: list[str]) -> bool:
             kill_and_wait(served, tally, victim(), process, back)
         print(tally.row(name), flush=True)
         whole &= tally.restarted == count and not tally.orphans
-    if not only or "gpu-train" in only:
-        whole &= training_rounds(served, count)
-    return whole
+    victims = {"gpu-train": lambda: newest("gpu-train"), "its trainer": lambda: trainer(served)}
+    return whole & training_rounds(served, count, {k: v for k, v in victims.items() if not only or k in only})
 
 
-def training_rounds(served: Served, count: int) -> bool:
-    job_id = start_training(served)
+def training_rounds(served: Served, count: int, victims: dict[str, Callable[[], int]]) -> bool:
     whole = True
-    victims = {"gpu-train": lambda: served.started("gpu-train")[-1], "its trainer": lambda: trainer(served)}
     for name, victim in victims.items():
+        job_id = start_training(served)
         tally = Tally()
         for _ in range(count):
             until(lambda job=job_id: has_stepped(served, job), _BACK_SECONDS, "the training steps")
@@ -233,6 +231,7 @@ def training_rounds(served: Served, count: int) -> bool:
                 # A job is given up after five losses.
                 served.call("POST", f"/training/cancel/{job_id}")
                 job_id = start_training(served)
+        served.call("POST", f"/training/cancel/{job_id}")
         print(tally.row(name), flush=True)
         whole &= tally.restarted == count and not tally.orphans
     return whole
