@@ -26,9 +26,10 @@ _TURN_SECONDS = 10.0
 class DatasetChecker:
     """Runs ``engines.training.datasets.check`` as a child process."""
 
-    def __init__(self, settings: Settings) -> None:
+    def __init__(self, settings: Settings, at_once: int = _AT_ONCE, turn_seconds: float = _TURN_SECONDS) -> None:
         self._settings = settings
-        self._turns = threading.BoundedSemaphore(_AT_ONCE)
+        self._turns = threading.BoundedSemaphore(at_once)
+        self._turn_seconds = turn_seconds
 
     def require_usable(
         self, path: Path, location: str, method: str, format: str, long_rows: str, params: HyperParams
@@ -46,7 +47,7 @@ class DatasetChecker:
             max_rows=self._settings.dataset_max_rows,
             max_memory=self._settings.dataset_check_memory_bytes,
         )
-        if not self._turns.acquire(timeout=_TURN_SECONDS):
+        if not self._turns.acquire(timeout=self._turn_seconds):
             raise CheckBusy
         try:
             result = self._run(request)

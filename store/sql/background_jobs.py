@@ -6,6 +6,7 @@ from enum import Enum
 from typing import Any
 
 from sqlalchemy import select
+from sqlalchemy.exc import IntegrityError
 from sqlalchemy.orm import Session, sessionmaker
 
 from store.sql.leases import LEASE_SECONDS, Lease, LeaseLostError, is_claimable, update_one
@@ -49,8 +50,12 @@ class BackgroundJobStore:
             running = select(BackgroundJob.id).where(BackgroundJob.kind == kind, BackgroundJob.status.in_(open_states))
             if session.scalar(running.limit(1)) is not None:
                 return None
-        with self._sessions.begin() as session:
-            session.add(job)
+        try:
+            with self._sessions.begin() as session:
+                session.add(job)
+        except IntegrityError:
+            # Another process made it in the same moment.
+            return None
         return job
 
     def load(self, job_id: str) -> BackgroundJob | None:

@@ -10,6 +10,7 @@ from launcher.redis_server import RedisServer
 from settings import ROOT, Settings
 from store.sql import db
 from webapp import create_app
+from webapp.http.current import services_of
 
 #: The WebSocket authenticates in its view (``tests/integration/test_socket.py``).
 PUBLIC = {"/health", "/api/v1/inference/ws"}
@@ -23,7 +24,7 @@ def app(redis_server: RedisServer, tmp_path: Path) -> Iterator[Flask]:
         Settings(redis_url=redis_server.url, database_url=url, api_key="right", config_path=ROOT / "config.json")
     )
     yield application
-    application.extensions["cy_llm"].close()
+    services_of(application).close()
 
 
 def test_every_route_refuses_a_stranger(app: Flask) -> None:

@@ -1,0 +1,82 @@
+"""Who may do what, and who sees what."""
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from sqlalchemy.orm import Session, sessionmaker
+
+from services.access import Access
+from services.errors import PermissionDenied, Unauthenticated
+from settings import Settings
+from store.sql import db
+from store.sql.api_keys import ANONYMOUS, ApiKeyAuthenticator, ApiKeyStore, Principal, Scope
+
+PLAIN = Principal("k1", "one", frozenset({Scope.INFERENCE}), tenant="acme")
+OPERATOR = Principal("k2", "two", frozenset({Scope.ADMIN}), tenant="acme")
+GATEWAY = Principal("k3", "three", frozenset({Scope.OPENAI}))
+
+
+@pytest.fixture
+def sessions(tmp_path: Path) -> Iterator[sessionmaker[Session]]:
+    url = f"sqlite:///{tmp_path / 'keys.db'}"
+    db.migrate(url)
+    engine = db.connect(url)
+    yield db.sessions(engine)
+    engine.dispose()
+
+
+def access(sessions: sessionmaker[Session], **settings: str) -> Access:
+    return Access(ApiKeyAuthenticator(Settings(**settings), sessions, cache_seconds=0))  # type: ignore[arg-type]
+
+
+def test_open_until_the_first_key(sessions: sessionmaker[Session]) -> None:
+    door = access(sessions)
+    assert door.authenticate(None) is ANONYMOUS
+    token = ApiKeyStore(sessions).add("first", [Scope.INFERENCE])
+    with pytest.raises(Unauthenticated):
+        door.authenticate(None)
+    with pytest.raises(Unauthenticated):
+        door.authenticate("cy-wrong")
+    assert door.authenticate(token).name == "first"
+
+
+def test_a_revoked_key_is_no_key(sessions: sessionmaker[Session]) -> None:
+    door, store = access(sessions), ApiKeyStore(sessions)
+    principal = door.authenticate(store.add("short", [Scope.INFERENCE]))
+    door.require_active(principal)
+    assert store.revoke("short")
+    with pytest.raises(Unauthenticated):
+        door.require_active(principal)
+
+
+def test_a_key_of_the_environment_cannot_be_revoked(sessions: sessionmaker[Session]) -> None:
+    door = access(sessions, api_key="k")
+    door.require_active(door.authenticate("k"))
+
+
+@pytest.mark.parametrize(
+    ("principal", "allowed"),
+    [
+        (PLAIN, {Scope.INFERENCE, Scope.OPENAI}),
+        (GATEWAY, {Scope.OPENAI}),
+        (OPERATOR, {Scope.ADMIN}),
+        (ANONYMOUS, set(Scope)),
+    ],
+)
+def test_scopes(sessions: sessionmaker[Session], principal: Principal, allowed: set[Scope]) -> None:
+    door = access(sessions)
+    for scope in Scope:
+        if scope in allowed:
+            door.require_scope(principal, scope)
+        else:
+            with pytest.raises(PermissionDenied, match=f"'{scope.value}'"):
+                door.require_scope(principal, scope)
+
+
+def test_a_tenant_sees_its_own_an_operator_everything(sessions: sessionmaker[Session]) -> None:
+    door = access(sessions)
+    assert door.can_see(PLAIN, "acme")
+    assert not door.can_see(PLAIN, "default")
+    assert door.can_see(OPERATOR, "default")
+    assert (door.visible_tenant(PLAIN), door.visible_tenant(OPERATOR)) == ("acme", None)
