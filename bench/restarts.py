@@ -60,7 +60,6 @@ class Served:
             "CY_LLM_VAR": str(folder / "var"),
             "CY_LLM_API_KEY": KEY,
             "CY_LLM_ADAPTERS_ROOT": str(folder / "adapters"),
-            "PYTHONPATH": str(ROOT),
         }
         keep = {k: v for k, v in os.environ.items() if not k.startswith(("CY_LLM_", "REDIS", "DATABASE"))}
         with (folder / "output.txt").open("wb") as output:

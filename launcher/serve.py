@@ -82,7 +82,7 @@ class _Session:
         self._started = time.monotonic()
         self._ready = threading.Event()
         specs = _specs(settings, environment, model, server)
-        self._supervisor = Supervisor(specs, self._logs, self._on_ready)
+        self._supervisor = Supervisor(specs, self._logs, self._on_ready, self._on_trouble)
 
     def run(self) -> int:
         for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
@@ -104,6 +104,10 @@ class _Session:
         self._ready.set()
         _say(f"ready after {time.monotonic() - self._started:.0f} s")
         print(_banner(self._settings, self._model), flush=True)
+
+    def _on_trouble(self, words: str) -> None:
+        name = words.partition(" ")[0]
+        _say(f"{words}; {self._logs.path(name)} has the details")
 
     def _tell_progress(self) -> None:
         while not self._ready.wait(_PROGRESS_SECONDS):

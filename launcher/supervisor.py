@@ -58,11 +58,18 @@ class _Running:
 class Supervisor:
     """Keeps processes running until :meth:`stop`, or until one cannot be kept."""
 
-    def __init__(self, specs: list[ProcessSpec], logs: ProcessLogs, on_ready: Callable[[], None]) -> None:
-        """``on_ready`` is called once, when all are ready for the first time."""
+    def __init__(
+        self,
+        specs: list[ProcessSpec],
+        logs: ProcessLogs,
+        on_ready: Callable[[], None],
+        on_trouble: Callable[[str], None],
+    ) -> None:
+        """``on_ready`` is called once, when all are ready for the first time; ``on_trouble`` with what went wrong."""
         self._processes = [_Running(spec) for spec in specs]
         self._logs = logs
         self._on_ready = on_ready
+        self._on_trouble = on_trouble
         # A plain flag: an event is not safe to set in a signal handler of the thread that waits for it.
         self._stopping = False
         #: Name of the process that could not be kept running; None while all can.
@@ -129,17 +136,21 @@ class Supervisor:
         words = f"signal {signal.Signals(-status).name}" if status < 0 else f"status {status}"
         if process.ready:
             process.due = time.monotonic()
-            self._logs.note(f"{name} ended ({words}), starting it again")
+            self._tell(f"{name} ended ({words}), starting it again")
             return
         process.failed_starts += 1
         if process.failed_starts >= MAX_FAILED_STARTS:
             self.given_up = name
-            self._logs.note(f"{name} ended ({words}) before it was ready, {MAX_FAILED_STARTS} times in a row")
+            self._tell(f"{name} ended ({words}) before it was ready, {MAX_FAILED_STARTS} times in a row")
             return
         pause = min(_PAUSES[0] * 2 ** (process.failed_starts - 1), _PAUSES[1])
         process.due = time.monotonic() + pause
         count = f"{process.failed_starts} of {MAX_FAILED_STARTS}"
-        self._logs.note(f"{name} ended ({words}) before it was ready ({count}), starting it again in {pause:g} s")
+        self._tell(f"{name} ended ({words}) before it was ready ({count}), starting it again in {pause:g} s")
+
+    def _tell(self, words: str) -> None:
+        self._logs.note(words)
+        self._on_trouble(words)
 
     def _end_all(self) -> None:
         """End everything; the first to be started last, because the others need it to end well."""

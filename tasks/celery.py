@@ -1,12 +1,13 @@
 """The Celery application of the workers. ``celery -A tasks`` finds it here."""
 
+import sys
 from typing import TYPE_CHECKING, Any
 
 import click
 from celery import Celery, signals
 
 import logs
-from settings import Settings
+from settings import ROOT, Settings
 from tasks.worker.background.bootstep import BackgroundStep
 from tasks.worker.bootsteps import EngineStep
 from tasks.worker.celery_internals import install_bootstep
@@ -28,6 +29,10 @@ class WorkerCelery(Celery):
     #: Of a ``cpu-work`` worker.
     background: "BackgroundRunner | None" = None
 
+
+# The ``celery`` command has this folder on the path while it loads the application, and then removes its first
+# mention there. What a worker imports later, and the processes that vLLM spawns, need it: hence a second one.
+sys.path.append(str(ROOT))
 
 app = WorkerCelery("tasks")
 app.config_from_object("celeryconfig")

@@ -47,6 +47,11 @@ def free_port() -> int:
     raise AssertionError("no port is free")
 
 
+def script(name: str) -> str:
+    """The command as a Procfile calls it: unlike ``python -m``, it does not have the folder on its path."""
+    return str(Path(sys.executable).parent / name)
+
+
 @dataclass
 class Process:
     """A child of the stack and the file that its output goes to."""
@@ -125,7 +130,6 @@ class Stack:
             "CY_LLM_GRPC_PORT": str(self.grpc_port),
             "CY_LLM_HOST": "127.0.0.1",
             "CY_LLM_DRAIN_SECONDS": "20",
-            "PYTHONPATH": str(self.root),
             **self.env,
         }
 
@@ -156,7 +160,7 @@ class Stack:
         log = self.folder / f"{name}-{len(self.processes)}.log"
         with log.open("wb") as output:
             popen = subprocess.Popen(
-                [sys.executable, "-m", *command],
+                command,
                 env={**self.environment, **env},
                 cwd=self.root,
                 stdout=output,
@@ -169,7 +173,7 @@ class Stack:
 
     def start_web(self, **env: str) -> Process:
         """Start gunicorn and wait until it answers."""
-        web = self.run("web", ["gunicorn", "wsgi:app"], **env)
+        web = self.run("web", [script("gunicorn"), "wsgi:app"], **env)
         port = int(env.get("CY_LLM_OPENAI_PORT", self.openai_port))
 
         def answers() -> bool:
@@ -183,7 +187,7 @@ class Stack:
 
     def start_grpc(self, **env: str) -> Process:
         """Start the gRPC process and wait until it listens."""
-        server = self.run("grpc", ["webapp.rpc"], **env)
+        server = self.run("grpc", [sys.executable, "-m", "webapp.rpc"], **env)
         port = int(env.get("CY_LLM_GRPC_PORT", self.grpc_port))
 
         def listens() -> bool:
@@ -208,13 +212,13 @@ class Stack:
         return worker
 
     def spawn_worker(self, name: str, options: list[str] | None = None, **env: str) -> Process:
-        command = ["celery", "-A", "tasks", "worker", "-Q", "gpu-infer", "-P", "threads", "-c", "128"]
+        command = [script("celery"), "-A", "tasks", "worker", "-Q", "gpu-infer", "-P", "threads", "-c", "128"]
         command += ["-n", f"{name}@test", "--without-gossip", "--without-mingle", *(options or [])]
         return self.run(name, command, **env)
 
     def start_trainer(self, name: str = "train") -> Process:
         """Start a gpu-train worker and wait until it takes jobs."""
-        command = ["celery", "-A", "tasks", "worker", "-Q", "gpu-train", "-P", "threads", "-c", "1"]
+        command = [script("celery"), "-A", "tasks", "worker", "-Q", "gpu-train", "-P", "threads", "-c", "1"]
         trainer = self.run(name, [*command, "-n", f"{name}@test", "--without-gossip", "--without-mingle"])
 
         def ready() -> bool:

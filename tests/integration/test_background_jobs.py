@@ -19,7 +19,7 @@ from store.sql.tables import Adapter, BackgroundJob, now
 from tasks.worker.background import handlers
 from tasks.worker.background.handlers import HandlerContext
 from tasks.worker.background.runner import MAX_ATTEMPTS, BackgroundRunner
-from testing.stack import Stack
+from testing.stack import Stack, script
 from testing.waiting import until
 
 
@@ -150,7 +150,20 @@ def test_a_worker_runs_what_is_due_and_what_was_forgotten(own_stack: Stack) -> N
     jobs = BackgroundJobStore(db.sessions(db.connect(own_stack.database_url)))
     # Saved, and never sent: its message was lost with Redis.
     forgotten = jobs.create("expire", {}).id
-    command = ["celery", "-A", "tasks", "worker", "-Q", "cpu-work", "-P", "threads", "-c", "2", "-n", "work@test"]
+    command = [
+        script("celery"),
+        "-A",
+        "tasks",
+        "worker",
+        "-Q",
+        "cpu-work",
+        "-P",
+        "threads",
+        "-c",
+        "2",
+        "-n",
+        "work@test",
+    ]
     worker = own_stack.run("work", [*command, "--without-gossip", "--without-mingle"])
     until(lambda: state(jobs, forgotten)[0] == "completed", 60, "the forgotten job ran")
     until(lambda: _periodic_ran(own_stack), 60, "the periodic job ran")

@@ -72,7 +72,7 @@ def serving(folder: Path, **env: str) -> Iterator[Served]:
     config = folder / "config.json"
     config.write_text(json.dumps({"demo": {"model_path": "none", "engine": "fake"}}))
     keep = {name: value for name, value in os.environ.items() if not name.startswith(("CY_LLM_", "REDIS", "DATABASE"))}
-    settings = {"CY_LLM_VAR": str(folder / "var"), "CY_LLM_CONFIG": str(config), "PYTHONPATH": str(ROOT)}
+    settings = {"CY_LLM_VAR": str(folder / "var"), "CY_LLM_CONFIG": str(config)}
     with (folder / "output.txt").open("wb") as file:
         process = subprocess.Popen(
             [sys.executable, "-m", "launcher.serve"],

@@ -17,7 +17,7 @@ from tasks.broker.messages import task_message
 from tasks.broker.names import TASK_GENERATE
 from testing.fake_text import expected_text
 from testing.sse import Event, events, text_of
-from testing.stack import Stack
+from testing.stack import Stack, script
 from testing.waiting import until
 
 
@@ -136,7 +136,7 @@ def test_queue_and_events_hold_ids_and_no_prompt(own_stack: Stack) -> None:
     own_stack.start_worker("w")
     own_stack.start_web()
     # As Flower does when it starts.
-    assert own_stack.run("control", ["celery", "-A", "tasks", "control", "enable_events"]).wait(30) == 0
+    assert own_stack.run("control", [script("celery"), "-A", "tasks", "control", "enable_events"]).wait(30) == 0
     messages: list[bytes] = []
     with own_stack.client.pubsub(ignore_subscribe_messages=True) as pubsub, own_stack.http() as http:
         pubsub.psubscribe("*")
