@@ -17,7 +17,10 @@ ROOT = Path(__file__).resolve().parent
 
 _LEVELS = ("DEBUG", "INFO", "WARNING", "ERROR")
 #: What a child process that needs no configuration still needs of the environment.
-_CHILD_VARIABLES = ("PATH", "HOME", "LANG", "LC_ALL", "LD_LIBRARY_PATH", "TMPDIR")
+_CHILD_VARIABLES = (
+    *("PATH", "HOME", "LANG", "LC_ALL", "LD_LIBRARY_PATH", "TMPDIR"),
+    *("HF_HOME", "HF_HUB_CACHE", "HF_HUB_OFFLINE", "HF_ENDPOINT", "HF_TOKEN"),
+)
 
 Reader = Callable[[Env, str, Any], Any]
 

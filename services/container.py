@@ -58,7 +58,7 @@ class Services:
         adapters = AdapterService(AdapterStore(sessions, settings.adapters_root), access)
         models = ModelCatalog(settings.config_path, settings.engine, client, presence, adapters)
         jobs, idempotency = JobStore(sessions), Idempotency(client)
-        checks = TrainingChecks(settings, models, adapters, jobs, access, DatasetChecker(settings))
+        checks = TrainingChecks(settings, models, adapters, jobs, access, DatasetChecker(settings, client))
         return cls(
             settings=settings,
             lifecycle=lifecycle,

@@ -216,10 +216,10 @@ class Stack:
         command += ["-n", f"{name}@test", "--without-gossip", "--without-mingle", *(options or [])]
         return self.run(name, command, **env)
 
-    def start_trainer(self, name: str = "train") -> Process:
+    def start_trainer(self, name: str = "train", **env: str) -> Process:
         """Start a gpu-train worker and wait until it takes jobs."""
         command = [script("celery"), "-A", "tasks", "worker", "-Q", "gpu-train", "-P", "threads", "-c", "1"]
-        trainer = self.run(name, [*command, "-n", f"{name}@test", "--without-gossip", "--without-mingle"])
+        trainer = self.run(name, [*command, "-n", f"{name}@test", "--without-gossip", "--without-mingle"], **env)
 
         def ready() -> bool:
             self._require_alive(trainer)

@@ -1,19 +1,18 @@
 """Data sets are checked before a job is queued, off the threads that serve clients, within bounds."""
 
-import json
 import logging
-import subprocess
-import sys
 import threading
-from dataclasses import asdict
 from pathlib import Path
+
+import redis
 
 from engines.training.datasets.check import CheckRequest, CheckResult
 from engines.training.datasets.rows import Problem
 from engines.training.spec import HyperParams
 from services.errors import CheckBusy, InvalidRequest
-from settings import ROOT, Settings, child_environment
+from settings import Settings
 from store.token_log.outcomes import Detail
+from tasks.broker.dataset_checks import NoAnswer, ask_worker, run_check
 
 log = logging.getLogger(__name__)
 
@@ -24,22 +23,28 @@ _TURN_SECONDS = 10.0
 
 
 class DatasetChecker:
-    """Runs ``engines.training.datasets.check`` as a child process."""
+    """Checks in a child process; a training worker does where this host does not have the model's tokenizer."""
 
-    def __init__(self, settings: Settings, at_once: int = _AT_ONCE, turn_seconds: float = _TURN_SECONDS) -> None:
+    def __init__(
+        self, settings: Settings, client: redis.Redis, at_once: int = _AT_ONCE, turn_seconds: float = _TURN_SECONDS
+    ) -> None:
         self._settings = settings
+        self._redis = client
         self._turns = threading.BoundedSemaphore(at_once)
         self._turn_seconds = turn_seconds
 
     def require_usable(
         self, path: Path, location: str, method: str, format: str, long_rows: str, params: HyperParams
     ) -> CheckResult:
-        """Check a data set for a base model at ``location``. Raises ``InvalidRequest``, ``CheckBusy``."""
+        """Check a data set for a base model at ``location``.
+
+        Raises ``InvalidRequest``, ``CheckBusy``, ``redis.RedisError``.
+        """
         request = CheckRequest(
             path=str(path),
             method=method,
             format=format,
-            tokenizer=location,
+            model=location,
             max_tokens=params.max_seq_length,
             long_rows=long_rows,
             eval_split=params.eval_split,
@@ -50,34 +55,26 @@ class DatasetChecker:
         if not self._turns.acquire(timeout=self._turn_seconds):
             raise CheckBusy
         try:
-            result = self._run(request)
+            result = self._check(request)
         finally:
             self._turns.release()
         if result.problems:
             raise InvalidRequest(_detail(problem) for problem in result.problems)
         return result
 
-    def _run(self, request: CheckRequest) -> CheckResult:
+    def _check(self, request: CheckRequest) -> CheckResult:
         seconds = self._settings.dataset_check_seconds
+        here = run_check(request, seconds)
+        if here.problems or here.counted:
+            return here
         try:
-            done = subprocess.run(
-                [sys.executable, "-m", "engines.training.datasets.check"],
-                input=json.dumps(asdict(request)).encode(),
-                capture_output=True,
-                cwd=ROOT,
-                env=child_environment(),
-                timeout=seconds,
-                check=False,
-            )
-        except subprocess.TimeoutExpired:
-            problem = f"checking it took longer than {seconds:.0f} seconds; split it (CY_LLM_DATASET_CHECK_SECONDS)"
-            return CheckResult([Problem(0, "", problem)])
-        if done.returncode != 0:
-            words = done.stderr.decode(errors="replace")[-2000:]
-            log.warning("The check of a data set ended with status %d: %s", done.returncode, words)
-            problem = "the check of this file broke off; is it larger than the memory that a check may use?"
-            return CheckResult([Problem(0, "", problem)])
-        return CheckResult.from_json(done.stdout)
+            there = ask_worker(self._redis, request, seconds)
+        except NoAnswer:
+            raise CheckBusy from None
+        if there is None:
+            # The trainer counts, before its first step.
+            log.warning("Lengths were not counted: no tokenizer on this host, and no training worker to ask")
+        return there or here
 
 
 def _detail(problem: Problem) -> Detail:

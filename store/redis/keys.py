@@ -9,6 +9,17 @@ HUB_CHANNEL = b"cy:hub"
 #: Channel on which every worker hears what to stop.
 CONTROL_CHANNEL = b"cy:control"
 
+#: List (JSON): data sets that a training worker shall check.
+CHECKS = "cy:train:checks"
+
+#: String, expires: there while a training worker takes such requests.
+CHECKERS = "cy:train:checkers"
+
+
+def check_answer(check_id: str) -> str:
+    """List (JSON, one element), expires: what a training worker found."""
+    return f"cy:train:check:{check_id}"
+
 
 def worker(instance_id: str) -> str:
     """String (JSON), expires: what one living worker says of itself."""

@@ -16,7 +16,7 @@ from typing import Any
 
 from child_process import die_with_parent
 from engines.training.datasets.formats import SampleReader
-from engines.training.datasets.lengths import TokenCounter
+from engines.training.datasets.lengths import TokenCounter, tokenizer_folder
 from engines.training.datasets.load import LengthCheck, evaluation_rows
 from engines.training.datasets.rows import DatasetError, Problem, read_rows, whole
 
@@ -28,8 +28,8 @@ class CheckRequest:
     path: str
     method: str
     format: str
-    #: Folder with the base model's tokenizer; where it has none, lengths are not counted.
-    tokenizer: str
+    #: Folder of the base model, or its name on the hub; lengths are not counted where this host has no tokenizer.
+    model: str
     max_tokens: int
     long_rows: str
     eval_split: float
@@ -37,6 +37,8 @@ class CheckRequest:
     max_bytes: int = 0
     max_rows: int = 0
     max_memory: int = 0
+    #: Whether a tokenizer that is not on this host may be fetched from the hub.
+    download: bool = False
 
 
 @dataclass(frozen=True)
@@ -60,9 +62,8 @@ def check(request: CheckRequest) -> CheckResult:
     """Read the whole file once, row by row, keeping none."""
     path = Path(request.path)
     try:
-        counter = TokenCounter(Path(request.tokenizer))
+        counter = TokenCounter(tokenizer_folder(request.model, request.download))
     except OSError:
-        # A model of the hub that is not on this host: the trainer counts.
         counter = None
     try:
         _require_size(path, request.max_bytes)

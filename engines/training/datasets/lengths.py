@@ -11,6 +11,26 @@ from tokenizers import Tokenizer
 
 from engines.training.datasets.formats import Sample
 
+#: Files that :class:`TokenCounter` reads.
+_FILES = ["tokenizer.json", "tokenizer_config.json", "chat_template.jinja"]
+
+
+def tokenizer_folder(model: str, download: bool) -> Path:
+    """Return the folder of a model's tokenizer: the model's own, or where the hub's files lie on this host.
+
+    ``download`` gets them from the hub where they do not. Raises ``FileNotFoundError``.
+    """
+    if Path(model).is_dir():
+        return Path(model)
+    from huggingface_hub import snapshot_download
+    from huggingface_hub.errors import HfHubHTTPError
+
+    try:
+        return Path(snapshot_download(model, allow_patterns=_FILES, local_files_only=not download))
+    except (OSError, ValueError, HfHubHTTPError) as error:
+        # A folder of another host, no name of a model, not in the cache, no network.
+        raise FileNotFoundError(f"this host has no tokenizer of {model}: {type(error).__name__}") from error
+
 
 class TokenCounter:
     """Counts with ``tokenizer.json`` and the chat template of a model folder; needs no torch."""

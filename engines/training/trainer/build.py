@@ -10,7 +10,7 @@ from peft import LoraConfig, PeftModel
 from transformers import AutoModelForCausalLM, AutoTokenizer, BitsAndBytesConfig, PreTrainedTokenizerBase
 from trl import DPOConfig, DPOTrainer, SFTConfig, SFTTrainer
 
-from engines.training.datasets.lengths import TokenCounter
+from engines.training.datasets.lengths import TokenCounter, tokenizer_folder
 from engines.training.datasets.load import Dataset, load_dataset
 from engines.training.datasets.rows import whole
 from engines.training.spec import HyperParams, LongRows, Lora, Method, TrainingSpec
@@ -27,9 +27,8 @@ def read_dataset(spec: TrainingSpec) -> Dataset:
         # The front door resolved it inside its root; it must not have become a link elsewhere since.
         if os.path.realpath(path) != path:
             raise whole("the dataset or the output folder was replaced by a link after the job was accepted")
-    folder = Path(spec.base_model)
     try:
-        counter: TokenCounter | None = TokenCounter(folder)
+        counter: TokenCounter | None = TokenCounter(tokenizer_folder(spec.base_model, download=True))
     except OSError:
         counter = None
     params = spec.params

@@ -17,6 +17,7 @@ from tasks.broker import submit
 from tasks.broker.names import QUEUE_TRAIN
 from tasks.worker.celery_internals import disable_acknowledgement
 from tasks.worker.job_watcher import JobWatcher
+from tasks.worker.training.dataset_checker import DatasetCheckThread
 from tasks.worker.training.job_runner import JobRunner
 
 
@@ -61,12 +62,16 @@ class TrainingStep(bootsteps.StartStopStep):
         worker.app.training = TrainingContext(runner, client)
         signals.worker_shutting_down.connect(self._on_shutting_down)
         self._watcher.start()
+        self._checks = DatasetCheckThread(client)
+        self._checks.start()
 
     def _on_shutting_down(self, **_: Any) -> None:
         """The worker was told to stop: what it trains is saved, and handed on."""
         self._watcher.stopping.set()
+        self._checks.stop()
 
     def stop(self, worker: Any) -> None:
+        self._checks.stop()
         self._watcher.stop()
 
     terminate = stop

@@ -2,6 +2,7 @@
 
 import json
 import os
+import shutil
 import sys
 import threading
 import time
@@ -9,16 +10,21 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import redis
 
-from engines.training.datasets.check import CheckRequest, check
+from engines.training.datasets.check import CheckRequest, CheckResult, check
 from engines.training.datasets.formats import Sample
 from engines.training.datasets.lengths import TokenCounter
 from engines.training.spec import HyperParams
 from services.errors import CheckBusy, InvalidRequest
 from services.training.dataset_check import DatasetChecker
 from settings import ROOT, Settings
+from store.redis import keys
+from tasks.broker.dataset_checks import answer_next, run_check
+from testing.waiting import until
 
 MODEL = str(ROOT / "models" / "demo")
+LONG = {"text": "word " * 20}
 ROW = {"prompt": "Who are you?", "completion": "A captain."}
 
 
@@ -28,8 +34,12 @@ def jsonl(folder: Path, rows: int, row: Any = ROW) -> Path:
     return path
 
 
+#: Asked only where this host has no tokenizer.
+NO_REDIS: Any = None
+
+
 def run(path: Path, **settings: Any) -> Any:
-    checker = DatasetChecker(Settings(**settings))
+    checker = DatasetChecker(Settings(**settings), NO_REDIS)
     return checker.require_usable(path, MODEL, "sft", "", "refuse", HyperParams())
 
 
@@ -112,7 +122,7 @@ def test_other_threads_run_on_meanwhile(tmp_path: Path) -> None:
 
 
 def test_no_more_than_a_few_run_at_once(tmp_path: Path) -> None:
-    checker = DatasetChecker(Settings(), at_once=1, turn_seconds=0.05)
+    checker = DatasetChecker(Settings(), NO_REDIS, at_once=1, turn_seconds=0.05)
     usable = jsonl(tmp_path, 2)
     # A pipe: its check goes on until this test has written its rows.
     pipe = tmp_path / "pipe.jsonl"
@@ -131,3 +141,77 @@ def test_no_more_than_a_few_run_at_once(tmp_path: Path) -> None:
     held.join(20)
     run(usable)
     assert [each.rows for each in found] == [1, 2]
+
+
+@pytest.fixture
+def hub(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """The hub's cache of another host, with the demo model's tokenizer as ``acme/demo``."""
+    cache = tmp_path / "hub"
+    snapshot = cache / "models--acme--demo" / "snapshots" / "abc"
+    snapshot.mkdir(parents=True)
+    (cache / "models--acme--demo" / "refs").mkdir()
+    (cache / "models--acme--demo" / "refs" / "main").write_text("abc")
+    for name in ("tokenizer.json", "tokenizer_config.json", "chat_template.jinja"):
+        if (Path(MODEL) / name).exists():
+            shutil.copy(Path(MODEL) / name, snapshot)
+    monkeypatch.setenv("HF_HUB_OFFLINE", "1")
+    monkeypatch.setenv("HF_HUB_CACHE", str(tmp_path / "empty"))
+    return cache
+
+
+def check_of_hub_model(path: Path, client: redis.Redis, **settings: Any) -> Any:
+    checker = DatasetChecker(Settings(**settings), client)
+    return checker.require_usable(path, "acme/demo", "sft", "", "refuse", HyperParams(max_seq_length=8))
+
+
+def test_the_hubs_files_on_this_host_are_enough(
+    tmp_path: Path, hub: Path, monkeypatch: pytest.MonkeyPatch, redis_client: redis.Redis
+) -> None:
+    monkeypatch.setenv("HF_HUB_CACHE", str(hub))
+    with pytest.raises(InvalidRequest, match="longer than maxSeqLength"):
+        check_of_hub_model(jsonl(tmp_path, 3, LONG), redis_client)
+
+
+def test_without_tokenizer_and_worker_lengths_are_left_to_the_trainer(
+    tmp_path: Path, hub: Path, redis_client: redis.Redis
+) -> None:
+    found = check_of_hub_model(jsonl(tmp_path, 3, LONG), redis_client)
+    assert (found.counted, found.rows) == (False, 3)
+
+
+def test_a_training_worker_that_has_it_checks(
+    tmp_path: Path, hub: Path, monkeypatch: pytest.MonkeyPatch, redis_client: redis.Redis
+) -> None:
+    def check_there(request: CheckRequest, seconds: float) -> CheckResult:
+        # The worker's host has the files that the asker's has not.
+        with monkeypatch.context() as there:
+            there.setenv("HF_HUB_CACHE", str(hub))
+            return run_check(request, seconds)
+
+    ended = threading.Event()
+
+    def work() -> None:
+        while not ended.is_set():
+            answer_next(redis_client, check_there)
+
+    worker = threading.Thread(target=work)
+    worker.start()
+    try:
+        until(lambda: redis_client.exists(keys.CHECKERS), 10, "a worker listens")
+        with pytest.raises(InvalidRequest, match="3 of 3 rows are longer than maxSeqLength"):
+            check_of_hub_model(jsonl(tmp_path, 3, LONG), redis_client)
+        assert check_of_hub_model(jsonl(tmp_path, 3, {"text": "Aye"}), redis_client).counted
+    finally:
+        ended.set()
+        worker.join(10)
+
+
+def test_a_worker_that_is_lost_leaves_a_refusal(
+    tmp_path: Path, hub: Path, monkeypatch: pytest.MonkeyPatch, redis_client: redis.Redis
+) -> None:
+    monkeypatch.setattr("tasks.broker.dataset_checks._LISTENING_SECONDS", 1)
+    redis_client.set(keys.CHECKERS, 1)
+    with pytest.raises(CheckBusy) as refused:
+        check_of_hub_model(jsonl(tmp_path, 1, LONG), redis_client, dataset_check_seconds=8)
+    assert refused.value.retry_after
+    assert redis_client.llen(keys.CHECKS) == 0
