@@ -27,7 +27,7 @@ def output(text: str, finished: bool = False) -> RequestOutput:
 
 def collector(streams: int, kind: RequestOutputKind = RequestOutputKind.DELTA) -> RequestOutputCollector:
     outputs = RequestOutputCollector(kind, "r")
-    ChunkMerger(HOLD, lambda: streams).pace(outputs)
+    ChunkMerger(HOLD, lambda: streams).attach(outputs)
     return outputs
 
 

@@ -10,6 +10,9 @@ from testing.faults.kinds import EngineKilled, Fault, Fleet, RedisRestarted, Und
 from testing.faults.rounds import MODELS, run_round
 from testing.stack import Stack
 
+pytestmark = pytest.mark.full
+
+
 STREAMS = 12
 
 

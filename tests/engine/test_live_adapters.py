@@ -16,7 +16,7 @@ from testing.sse import events, text_of
 from testing.stack import Stack
 from testing.waiting import until
 
-pytestmark = pytest.mark.timeout(200)
+pytestmark = [pytest.mark.full, pytest.mark.timeout(200)]
 QUESTION = "Who are you?"
 
 

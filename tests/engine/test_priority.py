@@ -10,6 +10,8 @@ from engines.registry import ModelSpec
 from engines.types import GenerateRequest, Sampling
 from settings import ROOT
 
+pytestmark = pytest.mark.full
+
 
 @pytest.mark.filterwarnings("ignore")
 def test_the_scheduler_orders_what_waits_by_priority() -> None:

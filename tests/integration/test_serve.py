@@ -136,6 +136,7 @@ def test_a_port_in_use_is_told(tmp_path: Path) -> None:
     assert "CY_LLM_PORT" in served.output
 
 
+@pytest.mark.full
 def test_a_worker_that_cannot_start_ends_everything_with_its_last_lines(tmp_path: Path) -> None:
     with serving(tmp_path / "s", **ports(), CY_LLM_ENGINE="warp-drive") as served:
         until(lambda: served.pids("gpu-train"), 20, "the others run")
@@ -170,6 +171,7 @@ def test_whatever_is_killed_comes_back_and_it_answers_again(tmp_path: Path) -> N
     assert left_of(everything) == []
 
 
+@pytest.mark.full
 @pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGTERM])
 def test_nothing_is_left_when_it_is_ended_itself(tmp_path: Path, number: int) -> None:
     env = ports()

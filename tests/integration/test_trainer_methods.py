@@ -14,6 +14,9 @@ import pytest
 from engines.training.spec import HyperParams, Lora, Method, TrainingSpec
 from settings import ROOT
 
+pytestmark = pytest.mark.full
+
+
 MODEL = ROOT / "models" / "demo"
 PARAMS = HyperParams(batch_size=4, learning_rate=5e-3, epochs=8, save_steps=5, eval_steps=4, logging_steps=2)
 ROWS = [{"prompt": f"Say {number}", "completion": f"{number} it is"} for number in range(10)]

@@ -190,6 +190,7 @@ def test_the_socket_tells_the_same_events(stack: Stack, http: httpx.Client, refe
     assert frames[:-1] == seen
 
 
+@pytest.mark.full
 def test_a_pause_changes_nothing_of_the_result(
     stack: Stack, http: httpx.Client, reference: dict[int, float], trainer: Process
 ) -> None:
@@ -208,6 +209,7 @@ def test_a_pause_changes_nothing_of_the_result(
     assert_same_curve(losses(http, job_id), reference)
 
 
+@pytest.mark.full
 def test_a_job_survives_its_trainer_its_worker_and_redis(
     stack: Stack, http: httpx.Client, reference: dict[int, float], trainer: Process
 ) -> None:
@@ -234,6 +236,7 @@ def _notes(http: httpx.Client, job_id: str) -> list[Any]:
         return [event for event in events(response) if event.name == "note"]
 
 
+@pytest.mark.full
 def test_a_stopped_worker_hands_its_job_on(
     stack: Stack, http: httpx.Client, reference: dict[int, float], trainer: Process
 ) -> None:
@@ -248,6 +251,7 @@ def test_a_stopped_worker_hands_its_job_on(
     assert done["restarts"] == 0
 
 
+@pytest.mark.full
 def test_a_cancel_stops_the_process(stack: Stack, http: httpx.Client, trainer: Process) -> None:
     job_id = start(http)
     pid = trainer_pid(trainer)
@@ -265,6 +269,7 @@ def test_a_cancel_stops_the_process(stack: Stack, http: httpx.Client, trainer: P
     assert [row["name"] for row in http.get("/adapters").json()["adapters"] if row["jobId"] == job_id] == []
 
 
+@pytest.mark.full
 def test_what_cannot_go_on_says_why(stack: Stack, http: httpx.Client) -> None:
     data = stack.folder.parent / "data"
     shutil.copy(data / "train.jsonl", data / "deleted.jsonl")
@@ -283,6 +288,7 @@ def test_what_cannot_go_on_says_why(stack: Stack, http: httpx.Client) -> None:
     stack.stop(worker)
 
 
+@pytest.mark.full
 def test_a_trainer_that_keeps_dying_is_given_up(stack: Stack, http: httpx.Client, trainer: Process) -> None:
     job_id = start(http, maxRestarts=1)
     for _ in range(2):
@@ -294,6 +300,7 @@ def test_a_trainer_that_keeps_dying_is_given_up(stack: Stack, http: httpx.Client
     assert "maxRestarts is 1" in found["message"]
 
 
+@pytest.mark.full
 def test_an_adapter_that_cannot_be_stored_is_not_lost(stack: Stack, http: httpx.Client, trainer: Process) -> None:
     drafts = Path(stack.env["CY_LLM_ADAPTERS_ROOT"]) / ".drafts"
     drafts.parent.mkdir(exist_ok=True)

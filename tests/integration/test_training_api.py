@@ -145,7 +145,7 @@ def test_every_field_reaches_the_trainer_s_specification(http: httpx.Client, sta
 
 
 @pytest.mark.parametrize(
-    ("values", "field", "words"),
+    ("values", "field", "sentence"),
     [
         ({"baseModel": "nobody/model"}, "baseModel", "known: demo, plain"),
         ({"baseModel": None}, "baseModel", "null"),
