@@ -2,7 +2,6 @@
 
 import json
 import threading
-from collections.abc import Iterator
 from datetime import timedelta
 from pathlib import Path
 
@@ -21,15 +20,6 @@ from tasks.worker.background.handlers import HandlerContext
 from tasks.worker.background.runner import MAX_ATTEMPTS, BackgroundRunner
 from testing.stack import Stack, script
 from testing.waiting import until
-
-
-@pytest.fixture(params=["sqlite", "postgresql"])
-def sessions(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[sessionmaker[Session]]:
-    url = f"sqlite:///{tmp_path / 'jobs.db'}" if request.param == "sqlite" else request.getfixturevalue("postgres_url")
-    db.migrate(url)
-    engine = db.connect(url)
-    yield db.sessions(engine)
-    engine.dispose()
 
 
 @pytest.fixture

@@ -1,7 +1,6 @@
 """Training jobs and adapters in SQL, on SQLite and PostgreSQL."""
 
 import threading
-from collections.abc import Iterator
 from datetime import timedelta
 from pathlib import Path
 from typing import Any
@@ -10,7 +9,6 @@ import pytest
 from sqlalchemy import update
 from sqlalchemy.orm import Session, sessionmaker
 
-from store.sql import db
 from store.sql.adapters import AdapterStore
 from store.sql.jobs import (
     TERMINAL,
@@ -20,15 +18,6 @@ from store.sql.jobs import (
 )
 from store.sql.leases import Lease, LeaseLostError
 from store.sql.tables import TrainingJob, now
-
-
-@pytest.fixture(params=["sqlite", "postgresql"])
-def sessions(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[sessionmaker[Session]]:
-    url = f"sqlite:///{tmp_path / 'jobs.db'}" if request.param == "sqlite" else request.getfixturevalue("postgres_url")
-    db.migrate(url)
-    engine = db.connect(url)
-    yield db.sessions(engine)
-    engine.dispose()
 
 
 @pytest.fixture
