@@ -145,6 +145,8 @@ def main() -> int:
             "CY_LLM_ADAPTERS_ROOT": str(folder / "adapters"),
             "CY_LLM_WEB_THREADS": "128",
             "CY_LLM_DRAIN_SECONDS": "5",
+            # Two engines and a trainer on few cores: threads that spin would keep the others from running.
+            "OMP_NUM_THREADS": "1",
         }
         stack = Stack(folder / "stack", {"demo": demo}, env=env, migrate=False)
         try:

@@ -16,6 +16,7 @@ from typing import Any
 
 import httpx
 import openai
+from redis.exceptions import RedisError
 
 from launcher.redis_server import RedisServer
 from settings import ROOT, Settings
@@ -206,7 +207,10 @@ class Stack:
 
         def ready() -> WorkerInfo | None:
             self._require_alive(worker)
-            return self.find(name)
+            # While several engines load on two cores, Redis may take longer than its clients wait.
+            with contextlib.suppress(RedisError):
+                return self.find(name)
+            return None
 
         until(ready, seconds, f"worker {name} is ready")
         return worker

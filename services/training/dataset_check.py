@@ -5,6 +5,7 @@ import threading
 from pathlib import Path
 
 import redis
+from redis.exceptions import RedisError
 
 from engines.training.datasets.check import CheckRequest, CheckResult
 from engines.training.datasets.rows import Problem
@@ -38,7 +39,7 @@ class DatasetChecker:
     ) -> CheckResult:
         """Check a data set for a base model at ``location``.
 
-        Raises ``InvalidRequest``, ``CheckBusy``, ``redis.RedisError``.
+        Raises ``InvalidRequest``, ``CheckBusy``.
         """
         request = CheckRequest(
             path=str(path),
@@ -71,6 +72,9 @@ class DatasetChecker:
             there = ask_worker(self._redis, request, seconds)
         except NoAnswer:
             raise CheckBusy from None
+        except RedisError:
+            # Jobs are accepted without Redis, and sent once it is back.
+            there = None
         if there is None:
             # The trainer counts, before its first step.
             log.warning("Lengths were not counted: no tokenizer on this host, and no training worker to ask")
