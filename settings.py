@@ -225,6 +225,6 @@ class Settings:
 
 
 def child_environment() -> dict[str, str]:
-    """Return the environment of a child process that is told all it needs: no key, no address."""
+    """Return the environment of a child process: none of this system's keys and addresses, but the model hub's."""
     kept = {name: os.environ[name] for name in _CHILD_VARIABLES if name in os.environ}
     return {**kept, "PYTHONPATH": str(ROOT)}

@@ -17,6 +17,7 @@ from pathlib import Path
 
 import httpx
 
+from bench.faults.training import DEMO, folders
 from settings import ROOT
 from store.sql import db
 from testing.faults.client import Client, Outcome
@@ -130,25 +131,16 @@ def main() -> int:
     parser = argparse.ArgumentParser(prog="python -m bench.rolling_upgrade", description=__doc__)
     parser.add_argument("old", type=Path, help="a checkout of the version before")
     old = parser.parse_args().old.resolve()
-    demo = {
-        "model_path": str(ROOT / "models" / "demo"),
-        "max_model_len": 2048,
-        "kv_cache_memory_bytes": 2**27,
-        "enforce_eager": True,
-        "enable_lora": True,
-    }
     with tempfile.TemporaryDirectory(prefix="cy-llm-upgrade-") as name:
         folder = Path(name)
         env = {
-            "CY_LLM_DATA_ROOTS": str(ROOT / "demo"),
-            "CY_LLM_OUTPUTS_ROOT": str(folder / "outputs"),
-            "CY_LLM_ADAPTERS_ROOT": str(folder / "adapters"),
+            **folders(folder),
             "CY_LLM_WEB_THREADS": "128",
             "CY_LLM_DRAIN_SECONDS": "5",
             # Two engines and a trainer on few cores: threads that spin would keep the others from running.
             "OMP_NUM_THREADS": "1",
         }
-        stack = Stack(folder / "stack", {"demo": demo}, env=env, migrate=False)
+        stack = Stack(folder / "stack", {"demo": DEMO}, env=env, migrate=False)
         try:
             migrate_as(old, stack)
             return upgrade(stack, old)

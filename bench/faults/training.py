@@ -28,6 +28,23 @@ from testing.waiting import until
 
 PARAMS = {"epochs": 40, "learningRate": 2e-3, "saveSteps": 20, "loggingSteps": 10, "loraRank": 16}
 QUESTION = "Who are you?"
+#: The demo model, as one that is trained while it serves.
+DEMO = {
+    "model_path": str(ROOT / "models" / "demo"),
+    "max_model_len": 2048,
+    "kv_cache_memory_bytes": 2**27,
+    "enforce_eager": True,
+    "enable_lora": True,
+}
+
+
+def folders(folder: Path) -> dict[str, str]:
+    """Return the variables that keep a training's files in ``folder``."""
+    return {
+        "CY_LLM_DATA_ROOTS": str(ROOT / "demo"),
+        "CY_LLM_OUTPUTS_ROOT": str(folder / "outputs"),
+        "CY_LLM_ADAPTERS_ROOT": str(folder / "adapters"),
+    }
 
 
 class Census(threading.Thread):
@@ -120,21 +137,9 @@ def main() -> int:
     parser.add_argument("--seed", type=int, default=1)
     arguments = parser.parse_args(sys.argv[2:])
     rng = random.Random(arguments.seed)
-    demo = {
-        "model_path": str(ROOT / "models" / "demo"),
-        "max_model_len": 2048,
-        "kv_cache_memory_bytes": 2**27,
-        "enforce_eager": True,
-        "enable_lora": True,
-    }
     with tempfile.TemporaryDirectory(prefix="cy-llm-training-") as name:
         folder = Path(name)
-        env = {
-            "CY_LLM_DATA_ROOTS": str(ROOT / "demo"),
-            "CY_LLM_OUTPUTS_ROOT": str(folder / "outputs"),
-            "CY_LLM_ADAPTERS_ROOT": str(folder / "adapters"),
-        }
-        stack = Stack(folder / "stack", {"demo": demo}, env=env)
+        stack = Stack(folder / "stack", {"demo": DEMO}, env=folders(folder))
         try:
             stack.start_worker("infer", ["--models", "demo"], seconds=120)
             stack.start_web()

@@ -70,14 +70,14 @@ def test_a_killed_process_loses_its_children_and_comes_back(tmp_path: Path) -> N
 def test_a_process_that_never_gets_ready_ends_everything(tmp_path: Path, monkeypatch) -> None:  # type: ignore[no-untyped-def]
     monkeypatch.setattr(supervisor, "_PAUSES", (0.01, 0.02))
     failing = spec("bad", "print('no such model'); raise SystemExit(3)", lambda elapsed: False)
-    told: list[str] = []
-    subject = Supervisor([spec("good", FAMILY), failing], ProcessLogs(tmp_path), lambda: None, told.append)
+    troubles: list[str] = []
+    subject = Supervisor([spec("good", FAMILY), failing], ProcessLogs(tmp_path), lambda: None, troubles.append)
     subject.run()
     assert subject.given_up == "bad"
     notes = (tmp_path / "supervisor.log").read_text()
     assert notes.count("bad started") == MAX_FAILED_STARTS
-    assert len(told) == MAX_FAILED_STARTS
-    assert "bad ended (status 3) before it was ready (1 of 5)" in told[0]
+    assert len(troubles) == MAX_FAILED_STARTS
+    assert "bad ended (status 3) before it was ready (1 of 5)" in troubles[0]
     assert ProcessLogs(tmp_path).tail("bad").count("no such model") == MAX_FAILED_STARTS
     assert subject.pids == {"good": subject.pids["good"]}
     assert not alive(subject.pids["good"])
