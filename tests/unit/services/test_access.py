@@ -78,5 +78,6 @@ def test_a_tenant_sees_its_own_an_operator_everything(sessions: sessionmaker[Ses
     door = access(sessions)
     assert door.can_see(PLAIN, "acme")
     assert not door.can_see(PLAIN, "default")
+    assert not door.can_see(GATEWAY, "acme")
     assert door.can_see(OPERATOR, "default")
     assert (door.visible_tenant(PLAIN), door.visible_tenant(OPERATOR)) == ("acme", None)
