@@ -1,13 +1,20 @@
 """Celery's configuration. ``docs/architecture.md`` gives the reasons at length."""
 
+from configuration.redis_address import parse_redis
 from settings import Settings
 from tasks.broker.names import PRIORITY_STEPS
 
-_settings = Settings.from_env()
+_settings = Settings.from_env_or_exit()
+_redis = parse_redis(_settings.redis_url)
 
-broker_url = _settings.broker_url
+broker_url = _redis.broker_url
+# What TLS verifies is said, never left to a library's default: kombu's is nothing.
+broker_use_ssl = _redis.tls_options() or None
 broker_connection_retry_on_startup = True
 broker_connection_timeout = 2
+# A Redis that turns into a replica for a moment refuses commands; the worker tries again, its model loaded.
+broker_channel_error_retry = True
+broker_connection_max_retries = None
 # Without a socket timeout, a half-open connection would hang a publish for good. A
 # worker's longest blocking read (BRPOP) takes one second.
 broker_transport_options = {
@@ -16,6 +23,8 @@ broker_transport_options = {
     "priority_steps": PRIORITY_STEPS,
     # Within a priority, queues are asked in turn.
     "queue_order_strategy": "round_robin",
+    "global_keyprefix": _settings.redis_prefix,
+    **_redis.broker_options,
 }
 # The front door answers 503 at once instead of trying again behind a client's back.
 task_publish_retry = False

@@ -9,7 +9,7 @@ from settings import Settings
 from webapp.gunicorn.internals import QuietLogger, is_stopping
 from webapp.http.current import services_of
 
-_settings = Settings.from_env()
+_settings = Settings.from_env_or_exit()
 
 bind = addresses(_settings)
 # A stream holds a thread while it lasts, and costs little: a thread that waits.

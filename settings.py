@@ -1,17 +1,22 @@
 """Every environment variable the system reads, typed and described, in one place.
 
 Nothing else reads ``os.environ``. ``Settings.from_env()`` is called once per process, at its entry
-point, and handed down. An unreadable value raises ``environs.EnvValidationError``, which names the
-variable. ``docs/configuration.md`` is generated from the descriptions here.
+point, and handed down. An unreadable value raises ``ConfigurationError``: one line, which names the
+variable; ``Settings.from_env_or_exit()`` ends the process with it. ``docs/configuration.md`` is generated from
+the descriptions here.
 """
 
 import os
-from collections.abc import Callable
 from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import Any
 
-from environs import Env, validate
+from configuration import env
+from configuration.database_address import parse_database, sqlite_address
+from configuration.env import Parser
+from configuration.errors import ConfigurationError
+from configuration.listen_address import parse_host
+from configuration.redis_address import parse_redis
 
 ROOT = Path(__file__).resolve().parent
 
@@ -22,47 +27,31 @@ _CHILD_VARIABLES = (
     *("HF_HOME", "HF_HUB_CACHE", "HF_HUB_OFFLINE", "HF_ENDPOINT", "HF_TOKEN"),
 )
 
-Reader = Callable[[Env, str, Any], Any]
+_PORT = env.whole(1, 65_535)
+_SECONDS = env.number(0.1, 86_400)
+_BYTES = env.whole(1, 2**50)
+_COUNT = env.whole(1, 1_000_000)
+#: 0 is no limit.
+_LIMIT = env.whole(0, 1_000_000_000)
 
 
-def _text(env: Env, name: str, default: Any) -> str:
-    return env.str(name, default)
+def _redis(value: str) -> str:
+    parse_redis(value)
+    return value.strip()
 
 
-def _int(env: Env, name: str, default: Any) -> int:
-    return env.int(name, default)
+def _database(value: str) -> str:
+    # As parsed: a relative path starts at the folder that this process was started in, not at a child's.
+    parsed = parse_database(value)
+    if parsed.get_backend_name() != "sqlite":
+        return value.strip()
+    query = f"?{value.partition('?')[2]}" if "?" in value else ""
+    return f"{sqlite_address(Path(str(parsed.database)))}{query}"
 
 
-def _float(env: Env, name: str, default: Any) -> float:
-    return env.float(name, default)
-
-
-def _level(env: Env, name: str, default: Any) -> str:
-    return env.str(name, default, validate=validate.OneOf(_LEVELS))
-
-
-def _words(env: Env, name: str, default: Any) -> tuple[str, ...]:
-    return tuple(env.list(name, list(default)))
-
-
-def _path(env: Env, name: str, default: Any) -> Path:
-    return env.path(name, default).expanduser().resolve()
-
-
-def _optional_path(env: Env, name: str, default: Any) -> Path | None:
-    text = env.str(name, "")
-    return Path(text).expanduser().resolve() if text else default
-
-
-def _paths(env: Env, name: str, default: Any) -> tuple[Path, ...]:
-    """Several paths with ':' between them, as in PATH."""
-    found = [Path(part) for part in env.str(name, "").split(":") if part] or default
-    return tuple(path.expanduser().resolve() for path in found)
-
-
-def _var(name: str, default: Any, read: Reader, doc: str, *, secret: bool = False, shown: str = "") -> Any:
+def _var(name: str, default: Any, parse: Parser, doc: str, *, secret: bool = False, shown: str = "") -> Any:
     """A field read from the variable ``name``. ``shown`` is the default's words, where its value says little."""
-    metadata = {"variable": name, "read": read, "doc": doc, "shown": shown}
+    metadata = {"variable": name, "parse": parse, "doc": doc, "shown": shown, "secret": secret}
     return field(default=default, repr=not secret, metadata=metadata)
 
 
@@ -73,155 +62,187 @@ class Settings:
     redis_url: str = _var(
         "REDIS_URL",
         "redis://127.0.0.1:6379/0",
-        _text,
-        "`redis://`, `rediss://` or `unix://` address that every "
-        "process shares; `bin/serve` starts a private Redis under `var/` where it is unset",
+        _redis,
+        "address that every process shares: `redis://[USER:PASSWORD@]HOST[:PORT][/DB]`, `rediss://` for TLS, "
+        "`unix:///PATH[?db=DB]` or `sentinel://` (docs/operations.md); `bin/serve` starts a private Redis under `var/` "
+        "where it is unset",
+        secret=True,
+    )
+    redis_prefix: str = _var(
+        "CY_LLM_REDIS_PREFIX",
+        "",
+        env.pattern("[A-Za-z0-9][A-Za-z0-9._:-]{0,63}", "1 to 64 letters, digits, '.', '_', ':' or '-'"),
+        "what every key, channel and queue in Redis begins with; installations that share a Redis need one each",
     )
     database_url: str = _var(
         "DATABASE_URL",
-        f"sqlite:///{ROOT / 'var' / 'cy-llm.db'}",
-        _text,
-        "SQLAlchemy address of SQLite or PostgreSQL",
+        sqlite_address(ROOT / "var" / "cy-llm.db"),
+        _database,
+        "`sqlite:///FILE` or `postgresql://USER:PASSWORD@HOST:PORT/NAME`",
+        secret=True,
         shown="`sqlite:///` in `CY_LLM_VAR`",
     )
     var: Path = _var(
         "CY_LLM_VAR",
         ROOT / "var",
-        _path,
+        env.path,
         "folder of what this machine keeps: the private Redis, SQLite, logs, the key that was made",
         shown="`var`",
     )
-    config_path: Path = _var("CY_LLM_CONFIG", ROOT / "config.json", _path, "the model file", shown="`config.json`")
+    config_path: Path = _var("CY_LLM_CONFIG", ROOT / "config.json", env.path, "the model file", shown="`config.json`")
     adapters_root: Path = _var(
         "CY_LLM_ADAPTERS_ROOT",
         ROOT / "adapters",
-        _path,
+        env.path,
         "trained adapters, and where a request's `adapter` is looked up",
         shown="`adapters`",
     )
     data_roots: tuple[Path, ...] = _var(
         "CY_LLM_DATA_ROOTS",
         (ROOT / "var" / "data", ROOT / "demo"),
-        _paths,
+        env.paths,
         "folders that a `datasetPath` may lie in, with `:` between them",
         shown="`var/data:demo`",
     )
     outputs_root: Path = _var(
         "CY_LLM_OUTPUTS_ROOT",
         ROOT / "var" / "outputs",
-        _path,
+        env.path,
         "the folder that an `outputDir` lies in",
         shown="`var/outputs`",
     )
     trainable_models: tuple[str, ...] = _var(
         "CY_LLM_TRAINABLE_MODELS",
         (),
-        _words,
+        env.words,
         "base models that may be trained beside those of the model file: folders "
         "or hub names, with commas between them",
     )
     train_processes: int = _var(
-        "CY_LLM_TRAIN_PROCESSES", 1, _int, "processes of one training (`accelerate launch`), usually one for each GPU"
+        "CY_LLM_TRAIN_PROCESSES", 1, env.whole(1, 1024), "processes of one training (`accelerate launch`), usually one for each GPU"
     )
     max_restarts: int = _var(
         "CY_LLM_MAX_RESTARTS",
         5,
-        _int,
+        env.whole(0, 1000),
         "how often a training is started again after its trainer or worker was lost, unless the job says",
     )
-    dataset_max_bytes: int = _var("CY_LLM_DATASET_MAX_BYTES", 2**30, _int, "largest data set file")
-    dataset_max_rows: int = _var("CY_LLM_DATASET_MAX_ROWS", 1_000_000, _int, "most rows of a data set")
+    dataset_max_bytes: int = _var("CY_LLM_DATASET_MAX_BYTES", 2**30, _BYTES, "largest data set file")
+    dataset_max_rows: int = _var("CY_LLM_DATASET_MAX_ROWS", 1_000_000, env.whole(1, 1_000_000_000), "most rows of a data set")
     dataset_check_seconds: float = _var(
         "CY_LLM_DATASET_CHECK_SECONDS",
         60.0,
-        _float,
+        _SECONDS,
         "how long the check of a data set may take, before a job is queued",
     )
     dataset_check_memory_bytes: int = _var(
-        "CY_LLM_DATASET_CHECK_MEMORY_BYTES", 4 * 2**30, _int, "address space that such a check may use"
+        "CY_LLM_DATASET_CHECK_MEMORY_BYTES", 4 * 2**30, env.whole(2**26, 2**50), "address space that such a check may use"
     )
 
     api_key: str = _var(
-        "CY_LLM_API_KEY", "", _text, "a key with every scope; `bin/serve` makes one where it is unset", secret=True
+        "CY_LLM_API_KEY", "", env.token, "a key with every scope; `bin/serve` makes one where it is unset", secret=True
     )
-    gateway_api_token: str = _var("GATEWAY_API_TOKEN", "", _text, "a token for `/v1` alone", secret=True)
+    gateway_api_token: str = _var("GATEWAY_API_TOKEN", "", env.token, "a token for `/v1` alone", secret=True)
     internal_token: str = _var(
-        "CY_LLM_INTERNAL_TOKEN", "", _text, "a token with every scope, as older gRPC clients send it", secret=True
+        "CY_LLM_INTERNAL_TOKEN", "", env.token, "a token with every scope, as older gRPC clients send it", secret=True
     )
 
     host: str = _var(
         "CY_LLM_HOST",
         "",
-        _text,
+        parse_host,
         "address that all ports are bound to",
         shown="all addresses; loopback while no key exists",
     )
-    port: int = _var("CY_LLM_PORT", 8080, _int, "port of the native API")
-    openai_port: int = _var("CY_LLM_OPENAI_PORT", 8000, _int, "port of the OpenAI-compatible API")
-    grpc_port: int = _var("CY_LLM_GRPC_PORT", 50051, _int, "port of gRPC")
-    grpc_threads: int = _var("CY_LLM_GRPC_THREADS", 512, _int, "calls that the gRPC process answers at once")
+    port: int = _var("CY_LLM_PORT", 8080, _PORT, "port of the native API")
+    openai_port: int = _var("CY_LLM_OPENAI_PORT", 8000, _PORT, "port of the OpenAI-compatible API")
+    grpc_port: int = _var("CY_LLM_GRPC_PORT", 50051, _PORT, "port of gRPC")
+    grpc_threads: int = _var("CY_LLM_GRPC_THREADS", 512, _COUNT, "calls that the gRPC process answers at once")
     grpc_tls_cert: Path | None = _var(
-        "CY_LLM_GRPC_TLS_CERT", None, _optional_path, "certificate of the gRPC port (PEM); together with the key"
+        "CY_LLM_GRPC_TLS_CERT", None, env.path, "certificate of the gRPC port (PEM); together with the key"
     )
-    grpc_tls_key: Path | None = _var("CY_LLM_GRPC_TLS_KEY", None, _optional_path, "its private key (PEM)")
+    grpc_tls_key: Path | None = _var("CY_LLM_GRPC_TLS_KEY", None, env.path, "its private key (PEM)")
     grpc_tls_client_ca: Path | None = _var(
         "CY_LLM_GRPC_TLS_CLIENT_CA",
         None,
-        _optional_path,
+        env.path,
         "authority of the clients' certificates (PEM); makes TLS mutual",
     )
-    web_workers: int = _var("CY_LLM_WEB_WORKERS", 1, _int, "gunicorn processes")
+    web_workers: int = _var("CY_LLM_WEB_WORKERS", 1, env.whole(1, 1024), "gunicorn processes")
     web_threads: int = _var(
         "CY_LLM_WEB_THREADS",
         512,
-        _int,
+        _COUNT,
         "requests that one gunicorn process answers at once; a stream holds one of them to its end",
     )
-    max_body_bytes: int = _var("CY_LLM_MAX_BODY_BYTES", 2 * 1024 * 1024, _int, "largest request body")
+    cors_origins: tuple[str, ...] = _var(
+        "CY_LLM_CORS_ORIGINS",
+        ("*",),
+        env.words,
+        "origins of web pages that may call the APIs from a browser (`https://app.example`), with commas between them; "
+        "`*` is any (a page still needs a key), `none` is none; while no key exists it is none",
+    )
+    max_body_bytes: int = _var("CY_LLM_MAX_BODY_BYTES", 2 * 1024 * 1024, _BYTES, "largest request body, unpacked")
 
     engine: str = _var(
-        "CY_LLM_ENGINE", "", _text, "replaces every model's engine: `cuda-vllm-async`, `cuda-vllm` or `fake`"
+        "CY_LLM_ENGINE", "", env.choice("cuda-vllm-async", "cuda-vllm", "fake"), "replaces every model's engine: `cuda-vllm-async`, `cuda-vllm` or `fake`"
     )
     request_timeout: float = _var(
-        "CY_LLM_REQUEST_TIMEOUT_SECONDS", 600.0, _float, "a request that has not ended by then ends with an error"
+        "CY_LLM_REQUEST_TIMEOUT_SECONDS", 600.0, _SECONDS, "a request that has not ended by then ends with an error"
     )
     keepalive: float = _var(
-        "CY_LLM_KEEPALIVE_SECONDS", 8.0, _float, "a stream that is still silent after this long sends a comment line"
+        "CY_LLM_KEEPALIVE_SECONDS", 8.0, _SECONDS, "a stream that is still silent after this long sends a comment line"
     )
-    stream_ttl: int = _var("CY_LLM_STREAM_TTL_SECONDS", 600, _int, "how long a finished stream can be read")
+    stream_ttl: int = _var("CY_LLM_STREAM_TTL_SECONDS", 600, env.whole(1, 604_800), "how long a finished stream can be read")
     max_queue_size: int = _var(
-        "CY_LLM_MAX_QUEUE_SIZE", 1000, _int, "requests that may wait in a queue before new ones are refused"
+        "CY_LLM_MAX_QUEUE_SIZE", 1000, _COUNT, "requests that may wait in a queue before new ones are refused"
     )
     requests_per_minute: int = _var(
-        "CY_LLM_REQUESTS_PER_MINUTE", 0, _int, "what one API key may send a minute", shown="`0` (no limit)"
+        "CY_LLM_REQUESTS_PER_MINUTE", 0, _LIMIT, "what one API key may send a minute", shown="`0` (no limit)"
     )
     streams_per_key: int = _var(
-        "CY_LLM_STREAMS_PER_KEY", 0, _int, "what one API key may have running at once", shown="`0` (no limit)"
+        "CY_LLM_STREAMS_PER_KEY", 0, _LIMIT, "what one API key may have running at once", shown="`0` (no limit)"
     )
     drain: float = _var(
         "CY_LLM_DRAIN_SECONDS",
         30.0,
-        _float,
+        env.number(0, 86_400),
         "how long a worker that was told to stop lets running generations finish",
         shown="`30` (`bin/serve`: `10`)",
     )
-    log_level: str = _var("CY_LLM_LOG_LEVEL", "INFO", _level, "`DEBUG`, `INFO`, `WARNING` or `ERROR`")
+    log_level: str = _var("CY_LLM_LOG_LEVEL", "INFO", env.choice(*_LEVELS), "`DEBUG`, `INFO`, `WARNING` or `ERROR`")
 
     @classmethod
     def from_env(cls) -> "Settings":
-        """Read the environment; unset variables take the defaults above."""
-        env = Env()
+        """Read the environment; unset and empty variables take the defaults above. Raises ``ConfigurationError``."""
         values: dict[str, Any] = {}
         for each in fields(cls):
-            values[each.name] = each.metadata["read"](env, each.metadata["variable"], each.default)
-        if "DATABASE_URL" not in os.environ:
-            values["database_url"] = f"sqlite:///{values['var'] / 'cy-llm.db'}"
+            described = each.metadata
+            values[each.name] = env.read(
+                os.environ, described["variable"], each.default, described["parse"], secret=described["secret"]
+            )
+        if not os.environ.get("DATABASE_URL", "").strip():
+            values["database_url"] = sqlite_address(values["var"] / "cy-llm.db")
         return cls(**values)
 
-    @property
-    def broker_url(self) -> str:
-        """The Redis address in Celery's spelling (a unix socket has its own scheme)."""
-        return self.redis_url.replace("unix://", "redis+socket://", 1)
+    @classmethod
+    def from_env_or_exit(cls) -> "Settings":
+        """As :meth:`from_env`, for the entry point of a process: what is wrong ends it, with one line and no trace."""
+        try:
+            return cls.from_env()
+        except ConfigurationError as error:
+            raise SystemExit(f"cy-llm: {error}") from None
+
+    def child_paths(self) -> dict[str, str]:
+        """Return the variables of paths as absolute ones, for a child that is started in another folder."""
+        found = {}
+        for each in fields(self):
+            value = getattr(self, each.name)
+            if isinstance(value, Path):
+                found[each.metadata["variable"]] = str(value)
+            elif isinstance(value, tuple) and value and isinstance(value[0], Path):
+                found[each.metadata["variable"]] = ":".join(str(path) for path in value)
+        return {**found, "DATABASE_URL": self.database_url}
 
 
 def child_environment() -> dict[str, str]:

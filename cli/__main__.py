@@ -1,5 +1,7 @@
 """``bin/cy-llm``: every command."""
 
+import sys
+
 import click
 
 from cli.adapters import adapters
@@ -7,6 +9,7 @@ from cli.chat import chat
 from cli.configuration import configuration
 from cli.keys import keys
 from cli.training import jobs, train
+from text import is_whole, tolerate_any_terminal
 
 
 @click.group()
@@ -18,5 +21,14 @@ for command in (train, jobs, adapters, chat, keys, configuration):
     cli.add_command(command)
 
 
-if __name__ == "__main__":
+def main() -> None:
+    """Run the command that the arguments name."""
+    tolerate_any_terminal()
+    for number, argument in enumerate(sys.argv[1:], 1):
+        if not is_whole(argument):
+            raise SystemExit(f"cy-llm: argument {number} is not UTF-8 text")
     cli(prog_name="cy-llm")
+
+
+if __name__ == "__main__":
+    main()

@@ -7,7 +7,9 @@ from typing import Any
 import click
 import httpx
 
+from configuration.listen_address import join, reachable
 from settings import Settings
+from text import clean_token, decode
 
 
 class ServerClient:
@@ -22,10 +24,14 @@ class ServerClient:
     @classmethod
     def from_settings(cls) -> "ServerClient":
         """The server of this machine, with the key of the environment or the one that ``bin/serve`` made."""
-        settings = Settings.from_env()
+        settings = Settings.from_env_or_exit()
         key_file = settings.var / "api_key"
-        key = settings.api_key or (key_file.read_text().strip() if key_file.exists() else "")
-        return cls(f"http://localhost:{settings.port}", f"http://localhost:{settings.openai_port}", key)
+        try:
+            key = settings.api_key or (clean_token(decode(key_file.read_bytes())) if key_file.exists() else "")
+        except (OSError, ValueError) as error:
+            raise click.ClickException(f"the key in {key_file} cannot be read: {error}") from None
+        host = reachable(settings.host)
+        return cls(f"http://{join(host, settings.port)}", f"http://{join(host, settings.openai_port)}", key)
 
     def call(self, method: str, path: str, **options: Any) -> dict[str, Any]:
         """Return a JSON answer of the native API. Raises ``click.ClickException`` with the server's words."""

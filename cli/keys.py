@@ -57,6 +57,6 @@ def revoke_key(name: str) -> None:
 
 
 def _store() -> ApiKeyStore:
-    url = Settings.from_env().database_url
+    url = Settings.from_env_or_exit().database_url
     db.migrate(url)
     return ApiKeyStore(db.sessions(db.connect(url)))

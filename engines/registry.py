@@ -17,6 +17,7 @@ from marshmallow import RAISE, Schema, ValidationError, validate
 from marshmallow import fields as ma
 
 from engines.errors import ConfigError, UnknownModel
+from text import NotText, decode, quote, require_whole_characters
 
 #: Model ids appear in queue names and URLs.
 _MODEL_ID = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}\Z")
@@ -132,10 +133,17 @@ def load_registry(path: Path, engine: str = "") -> Registry:
     Raises ``ConfigError``; its message names the file and what has to change.
     """
     try:
-        document = json.loads(path.read_text(encoding="utf-8"))
+        written = decode(path.read_bytes())
+        document = json.loads(written)
+        require_whole_characters(written, document)
     except FileNotFoundError:
         raise ConfigError(f"model file {path.name} does not exist") from None
-    except (OSError, ValueError) as error:
+    except IsADirectoryError:
+        raise ConfigError(f"model file {path.name} is a folder; CY_LLM_CONFIG must name a file") from None
+    except NotText as error:
+        where = f" ({error.field})" if error.field else ""
+        raise ConfigError(f"model file {path.name} holds {error}{where}") from None
+    except (OSError, ValueError, RecursionError) as error:
         raise ConfigError(f"model file {path.name} cannot be read as JSON: {error}") from error
     registry = parse_registry(document, base=path.parent)
     if not engine:
@@ -212,5 +220,10 @@ def _snake(key: str) -> str:
 
 def _locate(path: str, base: Path) -> str:
     """A path beside the model file becomes absolute; a name on the model hub stays."""
-    local = (base / path).resolve()
-    return str(local) if local.exists() or path.startswith((".", "/")) else path
+    try:
+        expanded = Path(path).expanduser()
+        local = (base / expanded).resolve()
+        return str(local) if path.startswith((".", "/", "~")) or local.exists() else path
+    except (OSError, ValueError, RuntimeError) as error:
+        # Too long a name, NUL, ``~nobody``.
+        raise ConfigError(f"{quote(path)} cannot be used as a path: {error}") from None

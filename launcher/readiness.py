@@ -6,22 +6,25 @@ from collections.abc import Callable
 import redis
 from redis.exceptions import RedisError
 
+from configuration.listen_address import reachable
 from store.redis.presence import PresenceReader
 
 #: A process that tells nothing of itself counts as ready when it has run this long. Seconds.
 _SETTLED_SECONDS = 8.0
 
 
-def listens(port: int) -> bool:
-    """Whether somebody listens on a port of this machine."""
-    with socket.socket() as probe:
-        probe.settimeout(0.5)
-        return probe.connect_ex(("127.0.0.1", port)) == 0
+def listens(host: str, port: int) -> bool:
+    """Whether somebody listens on a port of this machine, where a client of ``host`` finds it ('' is anywhere)."""
+    try:
+        with socket.create_connection((reachable(host), port), timeout=0.5):
+            return True
+    except OSError:
+        return False
 
 
-def when_listening(*ports: int) -> Callable[[float], bool]:
+def when_listening(host: str, *ports: int) -> Callable[[float], bool]:
     """Ready when all of the ports are listened on."""
-    return lambda _elapsed: all(listens(port) for port in ports)
+    return lambda _elapsed: all(listens(host, port) for port in ports)
 
 
 def when_settled(elapsed: float) -> bool:

@@ -13,6 +13,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+from configuration.listen_address import join, reachable
 from engines.errors import ConfigError
 from engines.registry import load_registry
 from launcher.logs import ProcessLogs
@@ -23,6 +24,7 @@ from settings import ROOT, Settings
 from store.redis.client import connect
 from store.sql import db
 from store.sql.api_keys import new_token
+from text import clean_token, decode, is_token, tolerate_any_terminal
 
 #: A developer's Ctrl-C need not wait as long as a rolling restart.
 _DEVELOPMENT_DRAIN_SECONDS = 10.0
@@ -38,16 +40,19 @@ class CannotServe(Exception):
 
 def main(arguments: list[str] | None = None) -> int:
     """Serve until a signal comes. Returns the exit status."""
+    tolerate_any_terminal()
     _parse(arguments)
-    environment = dict(os.environ)
+    settings = Settings.from_env_or_exit()
+    # Processes are started in the project's folder; a relative path in a variable means the caller's.
+    environment = {**os.environ, **settings.child_paths(), "PYTHONPATH": _python_path()}
     environment["PATH"] = f"{Path(sys.executable).parent}{os.pathsep}{environment.get('PATH', '')}"
-    environment.setdefault("CY_LLM_DRAIN_SECONDS", str(_DEVELOPMENT_DRAIN_SECONDS))
-    settings = Settings.from_env()
+    if not environment.get("CY_LLM_DRAIN_SECONDS", "").strip():
+        environment["CY_LLM_DRAIN_SECONDS"] = str(_DEVELOPMENT_DRAIN_SECONDS)
     server: RedisServer | None = None
     try:
         registry = load_registry(settings.config_path, settings.engine)
         _require_ports(settings)
-        if not environment.get("REDIS_URL"):
+        if not environment.get("REDIS_URL", "").strip():
             server = RedisServer(settings.var / "redis")
             server.require_free()
             environment["REDIS_URL"] = server.url
@@ -55,7 +60,8 @@ def main(arguments: list[str] | None = None) -> int:
             environment["CY_LLM_API_KEY"] = _make_key(settings.var / "api_key")
         _say("preparing the database")
         db.migrate(settings.database_url)
-        settings = replace(settings, redis_url=environment["REDIS_URL"], api_key=environment["CY_LLM_API_KEY"])
+        api_key = settings.api_key or environment["CY_LLM_API_KEY"]
+        settings = replace(settings, redis_url=environment["REDIS_URL"], api_key=api_key)
         return _Session(settings, environment, registry.default.id, server).run()
     except (CannotServe, ConfigError, RedisServerError) as error:
         print(f"bin/serve: {error}", file=sys.stderr)
@@ -122,8 +128,8 @@ def _specs(
     grace = float(environment["CY_LLM_DRAIN_SECONDS"]) + _STOP_GRACE_SECONDS
     client = connect(settings.redis_url)
     ready: dict[str, Callable[[float], bool]] = {
-        "web": when_listening(settings.port, settings.openai_port),
-        "grpc": when_listening(settings.grpc_port),
+        "web": when_listening(settings.host, settings.port, settings.openai_port),
+        "grpc": when_listening(settings.host, settings.grpc_port),
         "gpu-infer": WhenServing(client, "infer@", model),
         "gpu-train": when_settled,
         "cpu-work": when_settled,
@@ -146,17 +152,25 @@ def procfile(path: Path) -> dict[str, str]:
     return {name.strip(): command.strip() for name, _, command in lines}
 
 
+def _python_path() -> str:
+    """The project first: processes that are started by a script (``celery``) find it as this one does."""
+    others = os.environ.get("PYTHONPATH", "").split(os.pathsep)
+    return os.pathsep.join(dict.fromkeys([str(ROOT), *(path for path in others if path)]))
+
+
 def _banner(settings: Settings, model: str) -> str:
+    host = "localhost" if reachable(settings.host) == "127.0.0.1" else reachable(settings.host)
+    api = f"http://{join(host, settings.port)}/api/v1"
     return f"""
-  API      http://localhost:{settings.port}/api/v1
-  OpenAI   http://localhost:{settings.openai_port}/v1
-  gRPC     localhost:{settings.grpc_port}
+  API      {api}
+  OpenAI   http://{join(host, settings.openai_port)}/v1
+  gRPC     {join(host, settings.grpc_port)}
   Key      {settings.api_key}
   Logs     {settings.var / "log"}
 
 Try it:
 
-curl -N -X POST http://localhost:{settings.port}/api/v1/inference/stream \\
+curl -N -X POST {api}/inference/stream \\
   -H "Content-Type: application/json" -H "X-API-Key: {settings.api_key}" \\
   -d '{{"modelId": "{model}", "prompt": "你好，请介绍一下自己"}}'
 
@@ -166,7 +180,10 @@ Ctrl-C stops everything."""
 def _make_key(path: Path) -> str:
     """Return the key of earlier runs, or make one that only this user can read."""
     if path.exists():
-        return path.read_text().strip()
+        key = clean_token(decode(path.read_bytes()))
+        if not is_token(key):
+            raise CannotServe(f"{path} holds no key; delete it, and the next start makes one")
+        return key
     path.parent.mkdir(parents=True, exist_ok=True)
     key = new_token()
     temporary = path.with_name(f"{path.name}.{secrets.token_hex(4)}")
@@ -183,7 +200,7 @@ def _require_ports(settings: Settings) -> None:
         (settings.grpc_port, "CY_LLM_GRPC_PORT"),
     )
     for port, variable in ports:
-        if listens(port):
+        if listens(settings.host, port):
             raise CannotServe(f"port {port} is in use; stop what listens there, or set {variable} to another port")
 
 

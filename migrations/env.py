@@ -18,6 +18,6 @@ given = context.config.attributes.get("connection")
 if given is not None:
     _run(given)
 else:
-    with db.connect(Settings.from_env().database_url).connect() as opened:
+    with db.connect(Settings.from_env_or_exit().database_url).connect() as opened:
         _run(opened)
         opened.commit()

@@ -1,8 +1,8 @@
 """Which addresses the front door listens on. Without any key, only this machine may come in."""
 
-import ipaddress
 import logging
 
+from configuration.listen_address import is_loopback, join
 from settings import Settings
 from store.sql import db
 from store.sql.api_keys import ApiKeyAuthenticator
@@ -19,7 +19,7 @@ class InsecureBindError(Exception):
 def addresses(settings: Settings) -> list[str]:
     """Return ``host:port`` for both APIs. Raises ``InsecureBindError``."""
     host = bind_host(settings)
-    return [f"{host}:{settings.port}", f"{host}:{settings.openai_port}"]
+    return [join(host, settings.port), join(host, settings.openai_port)]
 
 
 def bind_host(settings: Settings) -> str:
@@ -27,7 +27,7 @@ def bind_host(settings: Settings) -> str:
     configured = ApiKeyAuthenticator(settings, db.sessions(db.connect(settings.database_url))).configured()
     host = settings.host or ("0.0.0.0" if configured else _LOOPBACK)
     if not configured:
-        if not _is_loopback(host):
+        if not is_loopback(host):
             raise InsecureBindError(
                 f"CY_LLM_HOST={host} is reachable from other machines, but no API key is configured: "
                 "set CY_LLM_API_KEY, or leave CY_LLM_HOST unset to listen on this machine only"
@@ -35,9 +35,3 @@ def bind_host(settings: Settings) -> str:
         log.warning("No API key is configured: every request is let in, so only %s is listened on", host)
     return host
 
-
-def _is_loopback(host: str) -> bool:
-    try:
-        return ipaddress.ip_address(host.strip("[]")).is_loopback
-    except ValueError:
-        return host == "localhost"

@@ -54,7 +54,7 @@ class Services:
         presence, queue_depth = PresenceReader(client), QueueDepth(client)
         lifecycle = Lifecycle()
         access = Access(ApiKeyAuthenticator(settings, sessions))
-        limits = Limits(client, settings.redis_url, settings.requests_per_minute, settings.streams_per_key)
+        limits = Limits(client, settings.requests_per_minute, settings.streams_per_key)
         adapters = AdapterService(AdapterStore(sessions, settings.adapters_root), access)
         models = ModelCatalog(settings.config_path, settings.engine, client, presence, adapters)
         jobs, idempotency = JobStore(sessions), Idempotency(client)

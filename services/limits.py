@@ -49,11 +49,14 @@ return 1
 class Limits:
     """The limits of one process's requests; the counts are everybody's."""
 
-    def __init__(self, client: Any, url: str, per_minute: int, streams: int) -> None:
+    def __init__(self, client: Any, per_minute: int, streams: int) -> None:
         self._rate = RateLimitItemPerMinute(per_minute) if per_minute else None
         if self._rate:
-            address = url.replace("unix://", "redis+unix://", 1)
-            self._window = MovingWindowRateLimiter(RedisStorage(address, connection_pool=client.connection_pool))
+            # Its address is not used, only the pool; the library insists on one that it can read.
+            storage = RedisStorage(
+                "redis://localhost", connection_pool=client.connection_pool, key_prefix=f"{redis_keys.prefix()}LIMITS"
+            )
+            self._window = MovingWindowRateLimiter(storage)
         self._streams = streams
         self._redis = client
         self._acquire = client.register_script(_ACQUIRE)

@@ -48,4 +48,4 @@ app.user_options["worker"].add(
 
 @signals.setup_logging.connect
 def _configure_logging(**_: Any) -> None:
-    logs.configure(Settings.from_env().log_level)
+    logs.configure(Settings.from_env_or_exit().log_level)

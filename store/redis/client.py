@@ -1,10 +1,16 @@
 """Redis clients. Every call is bounded, so that a Redis that hangs costs a request seconds."""
 
+from typing import Any
+
 import redis
 import redis.asyncio
+import redis.asyncio.sentinel
+import redis.sentinel
 from redis.asyncio.retry import Retry as AsyncRetry
 from redis.backoff import NoBackoff
 from redis.retry import Retry
+
+from configuration.redis_address import RedisAddress, parse_redis
 
 #: Seconds. The front door must answer within two when Redis is gone.
 CONNECT_TIMEOUT_SECONDS = 1.0
@@ -15,14 +21,20 @@ MAX_CONNECTIONS = 64
 _RETRIED = (redis.exceptions.ConnectionError,)
 
 
+class _BlockingSentinelPool(redis.sentinel.SentinelConnectionPool, redis.BlockingConnectionPool):
+    """Connections to whichever server the Sentinels call the master; threads wait for one in turn."""
+
+
 def connect(url: str) -> redis.Redis:
     """Return a client for threads. A call fails after at most one reconnect, never later than a few seconds.
 
     One retry only: it mends a connection that Redis closed while it lay in the pool. More threads
     than connections wait for one in turn, with the same bound: a burst of requests is no fault.
     """
-    pool = redis.BlockingConnectionPool.from_url(
-        url,
+    pool = _pool(
+        parse_redis(url),
+        redis.BlockingConnectionPool,
+        _BlockingSentinelPool,
         max_connections=MAX_CONNECTIONS,
         timeout=COMMAND_TIMEOUT_SECONDS,
         socket_connect_timeout=CONNECT_TIMEOUT_SECONDS,
@@ -32,15 +44,56 @@ def connect(url: str) -> redis.Redis:
     return redis.Redis.from_pool(pool)
 
 
+def connection_pool(url: str, **options: Any) -> redis.ConnectionPool:
+    """Return a pool to make single connections from; ``options`` are redis-py's."""
+    return _pool(parse_redis(url), redis.ConnectionPool, redis.sentinel.SentinelConnectionPool, **options)
+
+
 def connect_async(url: str, timeout: float | None = 5.0) -> redis.asyncio.Redis:
     """Return a client for one asyncio loop. ``timeout`` None is for blocking reads.
 
     It never repeats a command by itself: a write may have been carried out before the
     connection broke, and only its writer can find out.
     """
-    return redis.asyncio.Redis.from_url(
-        url,
-        socket_connect_timeout=CONNECT_TIMEOUT_SECONDS,
-        socket_timeout=timeout,
-        retry=AsyncRetry(NoBackoff(), 0),
-    )
+    address = parse_redis(url)
+    options: dict[str, Any] = {
+        **address.redis_options(),
+        "socket_connect_timeout": CONNECT_TIMEOUT_SECONDS,
+        "socket_timeout": timeout,
+        "retry": AsyncRetry(NoBackoff(), 0),
+    }
+    if address.sentinels:
+        sentinel = redis.asyncio.sentinel.Sentinel(
+            address.sentinels, sentinel_kwargs={**address.sentinel_options(), **_SENTINEL_BOUNDS}
+        )
+        if address.tls:
+            options["ssl"] = True
+        pool: Any = redis.asyncio.sentinel.SentinelConnectionPool(address.master_name, sentinel, **options)
+    else:
+        connections: Any = redis.asyncio.UnixDomainSocketConnection if address.socket else redis.asyncio.Connection
+        pool = redis.asyncio.ConnectionPool(
+            connection_class=redis.asyncio.SSLConnection if address.tls else connections, **options
+        )
+    return redis.asyncio.Redis.from_pool(pool)
+
+
+#: A Sentinel that is away must not hold up the way to the others.
+_SENTINEL_BOUNDS = {"socket_connect_timeout": CONNECT_TIMEOUT_SECONDS, "socket_timeout": CONNECT_TIMEOUT_SECONDS}
+
+
+def _pool(
+    address: RedisAddress,
+    plain: type[redis.ConnectionPool],
+    of_sentinel: type[redis.sentinel.SentinelConnectionPool],
+    **options: Any,
+) -> redis.ConnectionPool:
+    options |= address.redis_options()
+    if address.sentinels:
+        sentinel = redis.sentinel.Sentinel(
+            address.sentinels, sentinel_kwargs={**address.sentinel_options(), **_SENTINEL_BOUNDS}
+        )
+        if address.tls:
+            options["ssl"] = True
+        return of_sentinel(address.master_name, sentinel, **options)
+    connections: Any = redis.UnixDomainSocketConnection if address.socket else redis.Connection
+    return plain(connection_class=redis.SSLConnection if address.tls else connections, **options)

@@ -36,7 +36,7 @@ class Command:
 
 def send(client: redis.Redis, command: str, target_id: str, **arguments: str) -> None:
     """Tell all workers; those that run the request (or serve the model) called ``target_id`` act."""
-    client.publish(redis_keys.CONTROL_CHANNEL, json.dumps({"command": command, "id": target_id, **arguments}))
+    client.publish(redis_keys.control_channel(), json.dumps({"command": command, "id": target_id, **arguments}))
 
 
 async def listen(url: str, handle: Callable[[dict[str, str]], None]) -> None:
@@ -46,7 +46,7 @@ async def listen(url: str, handle: Callable[[dict[str, str]], None]) -> None:
         client = connect_async(url, timeout=None)
         try:
             async with client.pubsub() as pubsub:
-                await pubsub.subscribe(redis_keys.CONTROL_CHANNEL)
+                await pubsub.subscribe(redis_keys.control_channel())
                 lost = False
                 while True:
                     message = await pubsub.get_message(timeout=None)

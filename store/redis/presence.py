@@ -32,18 +32,6 @@ redis.call('SET', KEYS[1], ARGV[1], 'PX', ARGV[2])
 redis.call('ZADD', KEYS[2], now[1] * 1000 + math.floor(now[2] / 1000), ARGV[3])
 return 1
 """
-#: KEYS sorted set; ARGV how long lost workers are listed in ms, and what a worker's record is called
-#: before its name. Returns the seconds that Redis has been up, the members left, and their records.
-_LIST = """
-local now = redis.call('TIME')
-local ms = now[1] * 1000 + math.floor(now[2] / 1000)
-redis.call('ZREMRANGEBYSCORE', KEYS[1], '-inf', ms - ARGV[1])
-local uptime = string.match(redis.call('INFO', 'server'), 'uptime_in_seconds:(%d+)')
-local members = redis.call('ZRANGE', KEYS[1], 0, -1)
-local records = {}
-for i, member in ipairs(members) do records[i] = redis.call('GET', ARGV[2] .. member) end
-return {uptime, members, records}
-"""
 
 
 class State:
@@ -102,14 +90,14 @@ class PresenceAnnouncer:
         self._renew = client.register_script(_RENEW)
 
     def renew(self, info: WorkerInfo) -> None:
-        keys = [redis_keys.worker(info.instance_id), redis_keys.WORKERS]
+        keys = [redis_keys.worker(info.instance_id), redis_keys.workers()]
         self._renew(keys=keys, args=[info.to_json(), TTL_MS, info.instance_id])
 
     def withdraw(self, instance_id: str) -> None:
         """Remove the record, so that the worker is not listed as lost."""
         with self._client.pipeline() as pipeline:
             pipeline.delete(redis_keys.worker(instance_id))
-            pipeline.zrem(redis_keys.WORKERS, instance_id)
+            pipeline.zrem(redis_keys.workers(), instance_id)
             pipeline.execute()
 
 
@@ -150,7 +138,6 @@ class PresenceReader:
 
     def __init__(self, client: redis.Redis) -> None:
         self._client = client
-        self._list = client.register_script(_LIST)
         self._cached = Fleet(())
         self._expires = 0.0
 
@@ -162,8 +149,20 @@ class PresenceReader:
         return self._cached
 
     def _load(self) -> Fleet:
-        answer: Any = self._list(keys=[redis_keys.WORKERS], args=[LOST_FOR_MS, redis_keys.worker("")])
-        uptime, instance_ids, texts = float(answer[0]), answer[1], answer[2]
+        # Not a script: what its keys are is known only after the first answer, and a script must declare its keys
+        # (Redis-like servers with threads refuse others).
+        with self._client.pipeline(transaction=False) as pipeline:
+            pipeline.time()
+            pipeline.info("server")
+            pipeline.zrange(redis_keys.workers(), 0, -1, withscores=True)
+            (seconds, micros), server, members = pipeline.execute()
+        uptime = float(server.get("uptime_in_seconds", 0))
+        oldest = seconds * 1000 + micros // 1000 - LOST_FOR_MS
+        instance_ids = [member for member, renewed in members if renewed > oldest]
+        if len(instance_ids) < len(members):
+            self._client.zremrangebyscore(redis_keys.workers(), "-inf", oldest)
+        keys = [redis_keys.worker(instance_id.decode()) for instance_id in instance_ids]
+        texts: Any = self._client.mget(keys) if keys else []
         living = tuple(WorkerInfo.from_json(text) for text in texts if text)
         names = {worker.name for worker in living}
         lapsed = (name.decode() for name, text in zip(instance_ids, texts, strict=True) if not text)

@@ -8,14 +8,14 @@ from alembic.config import Config
 from sqlalchemy import Engine, event
 from sqlalchemy.orm import Session, sessionmaker
 
+from configuration.database_address import parse_database
+
 ROOT = Path(__file__).resolve().parents[2]
 
 
 def connect(url: str) -> Engine:
     """Return an engine for ``url``; makes the folder of a SQLite file."""
-    parsed = sqlalchemy.make_url(url)
-    if parsed.get_backend_name() == "postgresql" and parsed.drivername == "postgresql":
-        parsed = parsed.set(drivername="postgresql+psycopg")
+    parsed = parse_database(url)
     if parsed.get_backend_name() == "sqlite" and parsed.database:
         Path(parsed.database).parent.mkdir(parents=True, exist_ok=True)
     engine = sqlalchemy.create_engine(parsed, pool_pre_ping=True)

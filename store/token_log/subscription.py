@@ -11,7 +11,7 @@ from redis.exceptions import RedisError
 from redis.retry import Retry
 
 from store.redis import keys as redis_keys
-from store.redis.client import CONNECT_TIMEOUT_SECONDS
+from store.redis.client import CONNECT_TIMEOUT_SECONDS, connection_pool
 
 log = logging.getLogger(__name__)
 
@@ -37,7 +37,7 @@ class Subscription:
     ) -> None:
         """Both are called on the thread and must not wait: ``message(channel, data)``, and
         ``confirmed(channel)``, from when on nothing is missed; again whenever the connection was made anew."""
-        self._pool = redis.ConnectionPool.from_url(
+        self._pool = connection_pool(
             url,
             protocol=2,
             socket_connect_timeout=CONNECT_TIMEOUT_SECONDS,
@@ -103,7 +103,7 @@ class Subscription:
                 return
             self._connection = connection
             # A channel that is always there shows that the connection works, followers or not.
-            self._send("SUBSCRIBE", [redis_keys.HUB_CHANNEL, *self._channels])
+            self._send("SUBSCRIBE", [redis_keys.hub_channel(), *self._channels])
         silent = False
         while True:
             try:

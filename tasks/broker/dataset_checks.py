@@ -63,29 +63,29 @@ def ask_worker(client: redis.Redis, request: CheckRequest, seconds: float) -> Ch
 
     Raises ``NoAnswer``, ``redis.RedisError``.
     """
-    if not client.exists(keys.CHECKERS):
+    if not client.exists(keys.checkers()):
         return None
     check_id = secrets.token_hex(8)
     message = json.dumps({"id": check_id, "seconds": seconds, "request": asdict(replace(request, download=True))})
-    client.lpush(keys.CHECKS, message)
+    client.lpush(keys.checks(), message)
     ends = time.monotonic() + seconds + _LISTENING_SECONDS
     while time.monotonic() < ends:
         answer: Any = client.brpop([keys.check_answer(check_id)], timeout=_WAIT_SECONDS)
         if answer is not None:
             return CheckResult.from_json(answer[1])
-    client.lrem(keys.CHECKS, 1, message)
+    client.lrem(keys.checks(), 1, message)
     raise NoAnswer
 
 
 def answer_next(client: redis.Redis, check: Callable[[CheckRequest, float], CheckResult]) -> None:
     """Say that a worker listens, wait a moment for a request, and answer it. Raises ``redis.RedisError``."""
-    client.set(keys.CHECKERS, 1, ex=_LISTENING_SECONDS)
-    found: Any = client.brpop([keys.CHECKS], timeout=_WAIT_SECONDS)
+    client.set(keys.checkers(), 1, ex=_LISTENING_SECONDS)
+    found: Any = client.brpop([keys.checks()], timeout=_WAIT_SECONDS)
     if found is None:
         return
     message = json.loads(found[1])
     # It listens on while it checks: others wait for their turn.
-    client.set(keys.CHECKERS, 1, ex=int(message["seconds"]) + _LISTENING_SECONDS)
+    client.set(keys.checkers(), 1, ex=int(message["seconds"]) + _LISTENING_SECONDS)
     result = check(CheckRequest(**message["request"]), message["seconds"])
     answer = keys.check_answer(message["id"])
     with client.pipeline() as pipeline:

@@ -13,6 +13,7 @@ import uuid
 from datetime import UTC, datetime
 from typing import Any
 
+from store.redis import keys
 from tasks.broker.names import HIGHEST_PRIORITY
 
 #: What a task's signature may carry besides its arguments; none of it is used.
@@ -24,7 +25,8 @@ _SEPARATOR = "\x06\x16"
 
 def list_of(queue: str, step: int) -> str:
     """The Redis list of a queue's messages of one priority, as the broker counts them (0 is served first)."""
-    return f"{queue}{_SEPARATOR}{step}" if step else queue
+    name = f"{keys.prefix()}{queue}"
+    return f"{name}{_SEPARATOR}{step}" if step else name
 
 
 def task_message(

@@ -48,7 +48,7 @@ class EngineStep(bootsteps.StartStopStep):
             # Before anything touches CUDA: nothing has imported torch yet.
             os.environ["CUDA_VISIBLE_DEVICES"] = gpu
             log.info("GPUs are pinned", extra={"cuda_visible_devices": os.environ["CUDA_VISIBLE_DEVICES"]})
-        self._settings = Settings.from_env()
+        self._settings = Settings.from_env_or_exit()
         self._specs = self._choose_models(worker, models)
         disable_acknowledgement(worker.app)
         self._host: EngineHost | None = None

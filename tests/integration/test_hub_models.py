@@ -55,7 +55,7 @@ def test_a_worker_refuses_what_the_front_door_cannot_count(stack: Stack, tmp_pat
     # Nobody to ask: accepted as it is, and counted by the trainer.
     assert start(stack, maxSeqLength=8).status_code == 200
     stack.start_trainer(HF_HUB_CACHE=str(cache_with_tokenizer(tmp_path / "hub")))
-    until(lambda: stack.client.exists(keys.CHECKERS), 20, "the training worker takes checks")
+    until(lambda: stack.client.exists(keys.checkers()), 20, "the training worker takes checks")
     refused = start(stack, maxSeqLength=8)
     assert refused.status_code == 400, refused.text
     [detail] = refused.json()["error"]["details"]

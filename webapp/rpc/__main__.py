@@ -30,7 +30,7 @@ class _StopFlag:
 
 
 def main() -> int:
-    settings = Settings.from_env()
+    settings = Settings.from_env_or_exit()
     logs.configure(settings.log_level)
     stop = _StopFlag()
     try:

@@ -8,6 +8,7 @@ import grpc
 from grpc_health.v1 import health, health_pb2, health_pb2_grpc
 from grpc_reflection.v1alpha import reflection
 
+from configuration.listen_address import join
 from services.bind_address import bind_host
 from services.container import Services
 from settings import Settings
@@ -76,7 +77,7 @@ class Server:
 
     def _bind(self) -> str:
         settings = self._settings
-        address = f"{bind_host(settings)}:{settings.grpc_port}"
+        address = join(bind_host(settings), settings.grpc_port)
         try:
             if settings.grpc_tls_cert is None and settings.grpc_tls_key is None:
                 self._server.add_insecure_port(address)

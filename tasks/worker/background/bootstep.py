@@ -29,7 +29,7 @@ class BackgroundStep(bootsteps.StartStopStep):
             disable_acknowledgement(worker.app)
 
     def start(self, worker: Any) -> None:
-        settings = Settings.from_env()
+        settings = Settings.from_env_or_exit()
         sessions = db.sessions(db.connect(settings.database_url))
         jobs = BackgroundJobStore(sessions)
 

@@ -45,7 +45,7 @@ class TrainingStep(bootsteps.StartStopStep):
         disable_acknowledgement(worker.app)
 
     def start(self, worker: Any) -> None:
-        settings = Settings.from_env()
+        settings = Settings.from_env_or_exit()
         sessions = db.sessions(db.connect(settings.database_url))
         jobs = JobStore(sessions)
         client = connect(settings.redis_url)

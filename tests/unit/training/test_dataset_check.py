@@ -188,7 +188,7 @@ def test_a_training_worker_that_has_it_checks(
     worker = threading.Thread(target=work)
     worker.start()
     try:
-        until(lambda: redis_client.exists(keys.CHECKERS), 10, "a worker listens")
+        until(lambda: redis_client.exists(keys.checkers()), 10, "a worker listens")
         with pytest.raises(InvalidRequest, match="3 of 3 rows are longer than maxSeqLength"):
             check_of_hub_model(jsonl(tmp_path, 3, LONG), redis_client)
         assert check_of_hub_model(jsonl(tmp_path, 3, {"text": "Aye"}), redis_client).counted
@@ -201,8 +201,8 @@ def test_a_worker_that_is_lost_leaves_a_refusal(
     tmp_path: Path, hub: Path, monkeypatch: pytest.MonkeyPatch, redis_client: redis.Redis
 ) -> None:
     monkeypatch.setattr("tasks.broker.dataset_checks._LISTENING_SECONDS", 1)
-    redis_client.set(keys.CHECKERS, 1)
+    redis_client.set(keys.checkers(), 1)
     with pytest.raises(CheckBusy) as refused:
         check_of_hub_model(jsonl(tmp_path, 1, LONG), redis_client, dataset_check_seconds=8)
     assert refused.value.retry_after
-    assert redis_client.llen(keys.CHECKS) == 0
+    assert redis_client.llen(keys.checks()) == 0

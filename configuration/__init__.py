@@ -1,0 +1,1 @@
+"""How values reach a process: the environment, addresses of Redis, of the database and to listen on. Parsed once."""
