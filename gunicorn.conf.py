@@ -4,14 +4,17 @@ import gc
 
 import logs
 from child_process import die_with_parent
-from services.bind_address import addresses
+from services.bind_address import InsecureBindError, addresses
 from settings import Settings
 from webapp.gunicorn.internals import QuietLogger, is_stopping
 from webapp.http.current import services_of
 
 _settings = Settings.from_env_or_exit()
 
-bind = addresses(_settings)
+try:
+    bind = addresses(_settings)
+except InsecureBindError as error:
+    raise SystemExit(f"cy-llm: {error}") from None
 # A stream holds a thread while it lasts, and costs little: a thread that waits.
 worker_class = "gthread"
 workers = _settings.web_workers

@@ -5,6 +5,7 @@ Chinese or Western code page) and half characters (a lone surrogate, which JSON 
 refused where they come in, with the name of the field that holds them.
 """
 
+import json
 import re
 import sys
 from collections.abc import Iterator
@@ -38,7 +39,7 @@ def decode(raw: bytes) -> str:
     try:
         return raw.decode("utf-8-sig")
     except UnicodeDecodeError as error:
-        raise NotText(f"not UTF-8 text at byte {error.start}{_hint(raw, error.start)}") from None
+        raise NotText(f"is not UTF-8 text at byte {error.start}{_hint(raw, error.start)}") from None
 
 
 def _hint(raw: bytes, at: int) -> str:
@@ -56,7 +57,16 @@ def require_whole_characters(json_text: str, value: Any) -> None:
         return
     for path, part in _strings(value, ""):
         if _SURROGATE.search(part):
-            raise NotText("half a character (a lone surrogate): the text was cut inside an emoji", path)
+            raise NotText("holds half a character (a lone surrogate): the text was cut inside an emoji", path)
+
+
+def field_with_half_a_character(raw: bytes) -> str:
+    """Return the path of the JSON value whose bytes spell half a character (CESU-8); '' where there is none."""
+    try:
+        value = json.loads(raw.decode("utf-8", "surrogatepass"))
+    except (ValueError, RecursionError):
+        return ""
+    return next((path for path, part in _strings(value, "") if _SURROGATE.search(part)), "")
 
 
 def is_whole(value: str) -> bool:

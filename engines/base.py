@@ -15,6 +15,8 @@ ENGINES = {
     "cuda-vllm": "engines.vllm.sync_engine:VllmSyncEngine",
     "fake": "engines.fake:FakeEngine",
 }
+#: What makes a folder a LoRA adapter's.
+ADAPTER_CONFIG = "adapter_config.json"
 DEFAULT_ENGINE = "cuda-vllm-async"
 
 
@@ -64,8 +66,8 @@ class Engine(ABC):
 def is_adapter_folder(path: str) -> bool:
     """Whether a folder holds a LoRA adapter, by its configuration file."""
     try:
-        return (Path(path) / "adapter_config.json").is_file()
-    except OSError:
+        return (Path(path) / ADAPTER_CONFIG).is_file()
+    except (OSError, ValueError):
         # A name that the file system cannot hold.
         return False
 

@@ -16,7 +16,6 @@ from engines.base import Engine, is_adapter_folder
 from engines.errors import EngineDead, InvalidRequest
 from engines.registry import ModelSpec
 from engines.types import (
-    DEFAULT_MAX_NEW_TOKENS,
     Chunk,
     EngineInfo,
     GenerateRequest,
@@ -88,7 +87,8 @@ class FakeEngine(Engine):
             )
         wanted = request.sampling.max_new_tokens
         if wanted is None:
-            return min(DEFAULT_MAX_NEW_TOKENS, room)
+            default = self.spec.default_max_tokens
+            return room if isinstance(default, str) else min(default, room)
         if wanted > room:
             raise InvalidRequest(
                 "out_of_range", "generation.maxNewTokens", f"At most {room} new tokens fit after this prompt"
@@ -118,38 +118,44 @@ class FakeEngine(Engine):
 
     async def openai(self, call: HttpCall) -> AsyncGenerator[HttpStart | bytes, None]:
         body = json.loads(call.body)
+        chat = not call.path.endswith("/v1/completions")
         request = GenerateRequest(
             call.request_id,
             _last_message(body),
             Sampling(max_new_tokens=body.get("max_tokens")),
         )
-        head = {"id": f"chatcmpl-{call.request_id}", "created": int(time.time()), "model": self.spec.id}
+        head = {"id": f"{'chatcmpl' if chat else 'cmpl'}-{call.request_id}", "created": int(time.time()), "model": call.asked_name or self.spec.id}
         if body.get("stream"):
             yield HttpStart(200, "text/event-stream; charset=utf-8")
-            async for event in self._stream(request, head, body.get("stream_options") or {}):
+            async for event in self._stream(request, head, body.get("stream_options") or {}, chat):
                 yield b"data: " + event + b"\n\n"
             return
         chunks = [chunk async for chunk in self.generate(request)]
-        message = {"role": "assistant", "content": "".join(chunk.text for chunk in chunks)}
+        text = "".join(chunk.text for chunk in chunks)
+        content = {"message": {"role": "assistant", "content": text}} if chat else {"text": text}
         usage = chunks[-1].usage
         yield HttpStart(200, "application/json")
         yield _json(
             {
                 **head,
-                "object": "chat.completion",
-                "choices": [{"index": 0, "message": message, "finish_reason": chunks[-1].finish_reason}],
+                "object": "chat.completion" if chat else "text_completion",
+                "choices": [{"index": 0, **content, "finish_reason": chunks[-1].finish_reason}],
                 "usage": usage.to_dict(),
             }
         )
 
-    async def _stream(self, request: GenerateRequest, head: dict, options: dict) -> AsyncGenerator[bytes, None]:
-        head = {**head, "object": "chat.completion.chunk"}
-        delta: dict[str, str] = {"role": "assistant", "content": ""}
-        yield _json({**head, "choices": [{"index": 0, "delta": delta, "finish_reason": None}]})
+    async def _stream(
+        self, request: GenerateRequest, head: dict, options: dict, chat: bool
+    ) -> AsyncGenerator[bytes, None]:
+        head = {**head, "object": "chat.completion.chunk" if chat else "text_completion"}
+        if chat:
+            delta: dict[str, str] = {"role": "assistant", "content": ""}
+            yield _json({**head, "choices": [{"index": 0, "delta": delta, "finish_reason": None}]})
         usage = Usage(0, 0)
         async for chunk in self.generate(request):
-            delta, usage = {"content": chunk.text}, chunk.usage
-            yield _json({**head, "choices": [{"index": 0, "delta": delta, "finish_reason": chunk.finish_reason}]})
+            usage = chunk.usage
+            content = {"delta": {"content": chunk.text}} if chat else {"text": chunk.text}
+            yield _json({**head, "choices": [{"index": 0, **content, "finish_reason": chunk.finish_reason}]})
         if options.get("include_usage"):
             yield _json({**head, "choices": [], "usage": usage.to_dict()})
         yield b"[DONE]"
@@ -167,6 +173,8 @@ class FakeEngine(Engine):
 
 
 def _last_message(body: dict) -> str:
+    if "prompt" in body:
+        return str(body["prompt"])
     content = body["messages"][-1].get("content") or ""
     return content if isinstance(content, str) else "".join(part.get("text", "") for part in content)
 

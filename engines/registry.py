@@ -13,14 +13,19 @@ from dataclasses import MISSING, dataclass, field, fields, replace
 from pathlib import Path
 from typing import Any
 
-from marshmallow import RAISE, Schema, ValidationError, validate
+from marshmallow import RAISE, ValidationError, validate
 from marshmallow import fields as ma
 
+from configuration.fields import Integer, NullIsAbsentSchema, Number
 from engines.errors import ConfigError, UnknownModel
 from text import NotText, decode, quote, require_whole_characters
 
 #: Model ids appear in queue names and URLs.
 _MODEL_ID = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}\Z")
+#: ``default_max_tokens`` of a model whose answers may fill its context.
+CONTEXT = "context"
+#: Tokens of an answer when neither request nor model file names a number (the interface document's default).
+DEFAULT_MAX_TOKENS = 256
 _CAMEL = re.compile(r"(?<=[a-z0-9])([A-Z])")
 
 
@@ -64,6 +69,15 @@ class ModelSpec:
     max_lora_rank: int = _key("highest rank of an adapter: 8, 16, 32, 64, 128, 256, 320 or 512", 64)
     max_pending: int | None = _key("requests for this model that may wait", None, "`CY_LLM_MAX_QUEUE_SIZE`")
     allow_auto_tuning: bool = _key("`cuda-vllm-async`: lower the sizes when the engine does not fit into memory", True)
+    default_max_tokens: int | str = _key(
+        "tokens of an answer when the request names no number; `context` is as many as the context has room for",
+        DEFAULT_MAX_TOKENS,
+    )
+    tool_call_parser: str | None = _key(
+        "vLLM's name of the parser that finds tool calls in an answer (`hermes`, `llama3_json`, …); "
+        "without one, tools are refused unless `tool_choice` forces one",
+        None,
+    )
     chunk_merge_ms: int = _key(
         "`cuda-vllm-async`: how long the tokens of one stream are merged while many run, in milliseconds; 0 is never",
         25,
@@ -76,7 +90,21 @@ class ModelSpec:
         return self.enable_lora or self.adapter_path is not None
 
 
-class _EntrySchema(Schema):
+class _DefaultMaxTokens(Integer):
+    """A number of tokens, or the word ``context``."""
+
+    default_error_messages = {"invalid": "Must be a whole number from 1, or 'context'."}
+
+    def _deserialize(self, value: Any, attr: str | None, data: Any, **kwargs: Any) -> Any:
+        if value == CONTEXT:
+            return value
+        found = super()._deserialize(value, attr, data, **kwargs)
+        if found is None or found < 1:
+            raise self.make_error("invalid", input=value)
+        return found
+
+
+class _EntrySchema(NullIsAbsentSchema):
     class Meta:
         unknown = RAISE
 
@@ -84,25 +112,27 @@ class _EntrySchema(Schema):
     name = ma.String()
     engine = ma.String()
     prompt_format = ma.String(validate=validate.OneOf(["chat", "raw"]))
-    max_model_len = ma.Integer(strict=True, allow_none=True, validate=validate.Range(min=1))
-    max_num_seqs = ma.Integer(strict=True, allow_none=True, validate=validate.Range(min=1))
-    gpu_memory_utilization = ma.Float(allow_none=True, validate=validate.Range(min=0, min_inclusive=False, max=1))
-    kv_cache_memory_bytes = ma.Integer(strict=True, allow_none=True, validate=validate.Range(min=1))
-    tensor_parallel_size = ma.Integer(strict=True, validate=validate.Range(min=1))
+    max_model_len = Integer(validate=validate.Range(min=1))
+    max_num_seqs = Integer(validate=validate.Range(min=1))
+    gpu_memory_utilization = Number(validate=validate.Range(min=0, min_inclusive=False, max=1))
+    kv_cache_memory_bytes = Integer(validate=validate.Range(min=1))
+    tensor_parallel_size = Integer(validate=validate.Range(min=1))
     dtype = ma.String(validate=validate.OneOf(["auto", "half", "float16", "bfloat16", "float", "float32"]))
-    quantization = ma.String(allow_none=True)
-    kv_cache_dtype = ma.String(allow_none=True)
-    enable_prefix_caching = ma.Boolean(allow_none=True, truthy={True}, falsy={False})
-    enforce_eager = ma.Boolean(allow_none=True, truthy={True}, falsy={False})
-    adapter_path = ma.String(allow_none=True)
+    quantization = ma.String()
+    kv_cache_dtype = ma.String()
+    enable_prefix_caching = ma.Boolean(truthy={True}, falsy={False})
+    enforce_eager = ma.Boolean(truthy={True}, falsy={False})
+    adapter_path = ma.String()
     enable_lora = ma.Boolean(truthy={True}, falsy={False})
-    max_loras = ma.Integer(strict=True, validate=validate.Range(min=1))
-    max_lora_rank = ma.Integer(strict=True, validate=validate.OneOf([8, 16, 32, 64, 128, 256, 320, 512]))
-    max_pending = ma.Integer(strict=True, allow_none=True, validate=validate.Range(min=1))
+    max_loras = Integer(validate=validate.Range(min=1))
+    max_lora_rank = Integer(validate=validate.OneOf([8, 16, 32, 64, 128, 256, 320, 512]))
+    max_pending = Integer(validate=validate.Range(min=1))
     allow_auto_tuning = ma.Boolean(truthy={True}, falsy={False})
-    chunk_merge_ms = ma.Integer(strict=True, validate=validate.Range(min=0, max=1000))
-    stream_chunk_size = ma.Integer(strict=True, validate=validate.Range(min=1))
-    tokens_per_second = ma.Float(validate=validate.Range(min=0))
+    default_max_tokens = _DefaultMaxTokens()
+    tool_call_parser = ma.String(validate=validate.Length(min=1, max=64))
+    chunk_merge_ms = Integer(validate=validate.Range(min=0, max=1000))
+    stream_chunk_size = Integer(validate=validate.Range(min=1))
+    tokens_per_second = Number(validate=validate.Range(min=0))
 
 
 @dataclass(frozen=True)
@@ -141,8 +171,8 @@ def load_registry(path: Path, engine: str = "") -> Registry:
     except IsADirectoryError:
         raise ConfigError(f"model file {path.name} is a folder; CY_LLM_CONFIG must name a file") from None
     except NotText as error:
-        where = f" ({error.field})" if error.field else ""
-        raise ConfigError(f"model file {path.name} holds {error}{where}") from None
+        where = f": {error.field}" if error.field else ""
+        raise ConfigError(f"model file {path.name}{where} {error}") from None
     except (OSError, ValueError, RecursionError) as error:
         raise ConfigError(f"model file {path.name} cannot be read as JSON: {error}") from error
     registry = parse_registry(document, base=path.parent)

@@ -15,10 +15,6 @@ class Sampling:
     repetition_penalty: float = 1.0
 
 
-#: Tokens generated when the request names no number (the interface document's default).
-DEFAULT_MAX_NEW_TOKENS = 256
-
-
 @dataclass(frozen=True)
 class GenerateRequest:
     """One text to continue. ``adapter`` is a checked absolute path, or None."""
@@ -67,6 +63,8 @@ class HttpCall:
     body: bytes
     #: Adapter folder that the body's ``model`` names; None for the model itself.
     adapter: str | None = None
+    #: What the answer calls the model; None leaves the name that the body has.
+    asked_name: str | None = None
 
 
 @dataclass(frozen=True)

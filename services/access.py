@@ -2,6 +2,7 @@
 
 from services.errors import PermissionDenied, Unauthenticated
 from store.sql.api_keys import ANONYMOUS, ApiKeyAuthenticator, Principal, Scope
+from text import clean_token
 
 #: A scope that holds another one's rights too.
 _IMPLIED = {Scope.OPENAI: (Scope.OPENAI, Scope.INFERENCE)}
@@ -13,14 +14,20 @@ class Access:
     def __init__(self, keys: ApiKeyAuthenticator) -> None:
         self._keys = keys
 
-    def authenticate(self, token: str | None) -> Principal:
-        """Return whose token it is; everybody's while no key is configured. Raises ``Unauthenticated``."""
-        principal = self._keys.authenticate(token) if token else None
-        if principal is not None:
-            return principal
+    def authenticate(self, *tokens: str | None) -> Principal:
+        """Return whose the first valid token is; everybody's while no key is configured. Raises ``Unauthenticated``."""
+        for token in tokens:
+            # White space around a key can only be a mistake.
+            principal = self._keys.authenticate(clean_token(token)) if token else None
+            if principal is not None:
+                return principal
         if not self._keys.configured():
             return ANONYMOUS
         raise Unauthenticated
+
+    def needs_key(self) -> bool:
+        """Whether a call without a key is refused."""
+        return self._keys.configured()
 
     def require_scope(self, principal: Principal, scope: Scope) -> None:
         """Raises ``PermissionDenied``."""

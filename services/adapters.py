@@ -1,11 +1,16 @@
 """Adapters: which one a name means to whom, and who may change that."""
 
+import json
+
+from engines.base import ADAPTER_CONFIG
 from engines.registry import ModelSpec
 from services.access import Access
 from services.errors import AdapterNotFound, InvalidRequest
+from services.safe_paths import resolve_inside
 from store.sql.adapters import AdapterStore, parse_reference, reference
 from store.sql.api_keys import Principal
 from store.sql.tables import Adapter
+from text import decode
 
 
 class AdapterService:
@@ -50,6 +55,20 @@ class AdapterService:
             description = f"Adapter '{name}' belongs to model '{adapter.base_model}', not to '{spec.id}'"
             raise InvalidRequest.of("adapter_wrong_model", "adapter", description)
         return adapter.path
+
+    def base_of_folder(self, principal: Principal, name: str) -> str | None:
+        """Return what a hand-placed adapter's own configuration calls its base model ('' where it names none).
+
+        None where ``name`` is no adapter's folder inside the root, or another tenant's.
+        """
+        try:
+            folder = resolve_inside(name, [self._store.root], "model")
+            config = json.loads(decode((folder / ADAPTER_CONFIG).read_bytes()))
+        except (InvalidRequest, OSError, ValueError):
+            return None
+        if not isinstance(config, dict) or self._belongs_to_another(principal, name):
+            return None
+        return str(config.get("base_model_name_or_path") or "")
 
     def delete(self, principal: Principal, ref: str) -> list[str]:
         """Delete ``name@version``, or all of ``name``; return their references. Raises ``AdapterNotFound``."""

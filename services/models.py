@@ -21,6 +21,17 @@ _DEFAULT_GPU_MEMORY_UTILIZATION = 0.92
 
 
 @dataclass(frozen=True)
+class NamedModel:
+    """What an OpenAI client's ``model`` means."""
+
+    spec: ModelSpec
+    #: The adapter of that name, where it is one that was trained here.
+    adapter: Adapter | None = None
+    #: The adapter's folder, relative to the adapters root; None for a model alone.
+    folder: str | None = None
+
+
+@dataclass(frozen=True)
 class ModelView:
     """A model as a client sees it."""
 
@@ -65,13 +76,33 @@ class ModelCatalog:
         except UnknownModel:
             raise ModelNotFound(name, field) from None
 
-    def resolve_with_adapter(self, principal: Principal, name: str) -> tuple[ModelSpec, Adapter | None]:
-        """Return the model called ``name``, or the adapter called that with its model. Raises ``ModelNotFound``."""
+    def resolve_name(self, principal: Principal, name: str) -> "NamedModel":
+        """Return what ``name`` means as an OpenAI client's model: a model, an adapter, or a folder of one.
+
+        Raises ``ModelNotFound``.
+        """
         try:
-            return self._registry.resolve(name), None
+            return NamedModel(self._registry.resolve(name))
         except UnknownModel:
             adapter = self._adapters.resolve(principal, name)
-        return self.resolve(adapter.base_model if adapter else name, "model"), adapter
+        if adapter is not None:
+            return NamedModel(self.resolve(adapter.base_model, "model"), adapter, adapter.path)
+        # As a request's ``adapter`` may be a path in the adapters folder, so may a model's name.
+        base = self._adapters.base_of_folder(principal, name)
+        spec = self._base(base) if base is not None else None
+        if spec is None:
+            raise ModelNotFound(name, "model")
+        return NamedModel(spec, folder=name)
+
+    def _base(self, path: str) -> ModelSpec | None:
+        """Return the model that an adapter was made for, as its own configuration names it, else the only one that
+        takes adapters."""
+        taking = [spec for spec in self._registry.models.values() if spec.takes_adapters]
+        made_for = [spec for spec in taking if path and path in (spec.id, spec.model_path, spec.location)]
+        if made_for:
+            return made_for[0]
+        default = self._registry.default
+        return default if default in taking else taking[0] if len(taking) == 1 else None
 
     def views(self, principal: Principal) -> list[ModelView]:
         """Return all configured models. Raises ``redis.RedisError``, ``SQLAlchemyError``."""

@@ -5,12 +5,13 @@ from flask import Flask
 from services.container import Services
 from settings import Settings
 from store.sql.api_keys import Scope
-from webapp.http import access_log, current
+from webapp.http import access_log, body, current, paths
 from webapp.http.authentication import BlueprintGuard
-from webapp.http.error_handlers import ErrorHandlers
+from webapp.http.cors import Cors
+from webapp.http.error_handlers import ErrorHandlers, Face
 from webapp.openai import error_body as openai_error
 from webapp.openai import views as openai
-from webapp.v1 import adapters, health, inference, models, requests, training, websocket
+from webapp.v1 import adapters, health, inference, models, probes, requests, training, websocket
 from webapp.v1 import error_body as native_error
 
 
@@ -22,7 +23,13 @@ def create_app(settings: Settings) -> Flask:
     app.json.ensure_ascii = False  # type: ignore[attr-defined]
     current.install(app, Services.create(settings))
     access_log.register(app)
-    ErrorHandlers(app, {"/v1/": openai_error.error_body}, default=native_error.error_body)
+    paths.install(app)
+    ErrorHandlers(
+        app,
+        Face("/api/v1", settings.port, native_error.error_body),
+        Face("/v1", settings.openai_port, openai_error.error_body),
+    )
+    Cors(app, settings.cors_origins)
 
     guard = BlueprintGuard(app)
     guard.register(inference.bp, Scope.INFERENCE)
@@ -33,8 +40,10 @@ def create_app(settings: Settings) -> Flask:
     guard.register(adapters.admin_bp, Scope.TRAINING)
     guard.register(training.bp, Scope.TRAINING)
     guard.register(openai.bp, Scope.OPENAI)
-    guard.register_public(openai.health_bp)
+    guard.register_public(probes.bp)
     # A browser cannot send a key in a header: the socket asks for it in its first frame.
     app.config["SOCK_SERVER_OPTIONS"] = {"ping_interval": 25, "max_message_size": settings.max_body_bytes}
     guard.register_socket(websocket.sock)
+    # Behind the guard: whoever has no key sends no body.
+    body.install(app)
     return app

@@ -23,7 +23,6 @@ from engines.base import Engine
 from engines.errors import EngineDead, EngineError, EngineStartError, InvalidRequest, OutOfMemory
 from engines.registry import ModelSpec
 from engines.types import (
-    DEFAULT_MAX_NEW_TOKENS,
     Chunk,
     EngineInfo,
     GenerateRequest,
@@ -42,10 +41,12 @@ from engines.vllm.internals import (
     tokenize_text,
 )
 from engines.vllm.logging import EngineLog
+from engines.vllm.openai_answer import as_openai_answers
 from engines.vllm.openai_app import OpenAIApp
 from engines.vllm.resume import ResumedText
 from engines.vllm.stats import LoadStats
 from engines.vllm.tuning import is_memory_failure, start_with_tuning
+from engines.vllm.warm_up import warm_up
 
 log = logging.getLogger(__name__)
 
@@ -78,6 +79,7 @@ class VllmEngine(Engine):
         prepare_cpu()
         self._client, self.spec = await start_with_tuning(self.spec, self._try)
         self._openai_app = await OpenAIApp.create(self._client, self.spec)
+        await warm_up(self.spec.id, self._openai_app)
         cache_environment()
 
     async def _try(self, spec: ModelSpec) -> EngineClient:
@@ -94,6 +96,7 @@ class VllmEngine(Engine):
         if self._client is not None:
             self._client.shutdown(timeout=0)
         self._engine_log.close()
+        self._adapters.close()
 
     async def generate(self, request: GenerateRequest) -> AsyncGenerator[Chunk, None]:
         client = self._require_client()
@@ -134,7 +137,7 @@ class VllmEngine(Engine):
             adapter = await self._adapters.loaded(client, call.adapter)
             assert adapter is not None
             self._openai_app.name_adapter(json.loads(call.body)["model"], adapter)
-        async with aclosing(self._openai_app.call(call)) as parts:
+        async with aclosing(as_openai_answers(call, self._openai_app.call(call))) as parts:
             async for part in parts:
                 if client.errored:
                     # The application would make an answer of it, with status 500.
@@ -176,7 +179,8 @@ class VllmEngine(Engine):
             )
         wanted = request.sampling.max_new_tokens
         if wanted is None:
-            return min(DEFAULT_MAX_NEW_TOKENS, room)
+            default = self.spec.default_max_tokens
+            return room if isinstance(default, str) else min(default, room)
         if wanted > room:
             raise InvalidRequest(
                 "out_of_range",

@@ -134,10 +134,15 @@ class TextReplay:
         return self._detokenizer.get_next_output_text(finished=finished, delta=True)
 
 
-async def build_openai_app(client: EngineClient, location: str, model_id: str) -> Any:
+async def build_openai_app(
+    client: EngineClient, location: str, model_id: str, tool_call_parser: str | None = None
+) -> Any:
     """Return vLLM's own OpenAI-compatible ASGI application on a running engine; its server is not opened."""
     parser = make_arg_parser(FlexibleArgumentParser())
-    arguments = parser.parse_args(["--model", location, "--served-model-name", model_id, "--generation-config", "vllm"])
+    options = ["--model", location, "--served-model-name", model_id, "--generation-config", "vllm"]
+    if tool_call_parser is not None:
+        options += ["--enable-auto-tool-choice", "--tool-call-parser", tool_call_parser]
+    arguments = parser.parse_args(options)
     tasks = await client.get_supported_tasks()
     app = build_app(arguments, tasks, client.model_config)
     # Cross-origin rules and HTTP metrics belong to who listens on a port: not here, and every chunk pays for them.

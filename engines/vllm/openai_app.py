@@ -10,7 +10,7 @@ from vllm.lora.request import LoRARequest
 
 from engines.registry import ModelSpec
 from engines.types import HttpCall, HttpStart
-from engines.vllm.internals import build_openai_app, name_adapter
+from engines.vllm.internals import build_openai_app, has_chat_template, name_adapter
 
 #: An ASGI message.
 _Message = MutableMapping[str, Any]
@@ -19,13 +19,16 @@ _Message = MutableMapping[str, Any]
 class OpenAIApp:
     """Drives vLLM's ASGI application for one engine."""
 
-    def __init__(self, app: Any) -> None:
+    def __init__(self, app: Any, has_chat_template: bool) -> None:
         self._app = app
+        #: Whether the model can chat.
+        self.has_chat_template = has_chat_template
 
     @classmethod
     async def create(cls, client: EngineClient, spec: ModelSpec) -> "OpenAIApp":
         """Build the application on a running engine."""
-        return cls(await build_openai_app(client, spec.location, spec.id))
+        app = await build_openai_app(client, spec.location, spec.id, spec.tool_call_parser)
+        return cls(app, has_chat_template(client))
 
     def name_adapter(self, name: str, adapter: LoRARequest) -> None:
         """Let the application know a loaded adapter as a model called ``name``."""

@@ -11,6 +11,7 @@ from services.adapters import AdapterService
 from services.context import RequestContext
 from services.errors import InvalidRequest
 from services.idempotency import Idempotency
+from services.inference.openai_body import prepare
 from services.inference.routing import Route, Router
 from services.inference.submission import GenerationRequest, OpenAIRequest, Submission
 from services.limits import Limits
@@ -80,25 +81,29 @@ class Admission:
     def admit_openai(self, context: RequestContext, request: OpenAIRequest) -> Submission:
         """Admit a call of the OpenAI-compatible API. Raises as :meth:`admit`."""
         self._admit_caller(context)
-        spec, adapter = self._models.resolve_with_adapter(context.principal, request.model)
+        named = self._models.resolve_name(context.principal, request.model)
+        prepared = prepare(request.body, named.spec)
 
         def make_record() -> tuple[RequestRecord, Route]:
-            route = self._router.route_request(spec)
+            route = self._router.route_request(named.spec)
             # The version that the name means now, so that the answer stays on it.
-            served_name = reference(adapter) if adapter else spec.id
+            served_name = reference(named.adapter) if named.adapter else named.folder or named.spec.id
             record = RequestRecord.openai(
                 id=new_request_id(),
-                model=spec.id,
+                model=named.spec.id,
                 owner=context.principal.id,
                 tenant=context.principal.tenant,
                 deadline=self._deadline(context),
                 path=request.path,
-                body=encode({**request.body, "model": served_name}),
-                adapter=adapter.path if adapter else None,
+                body=encode({**prepared.body, "model": served_name}),
+                adapter=named.folder,
+                # The answer names what was asked for; of an adapter the version, which the client cannot know.
+                asked_name=request.model if named.folder is None and request.model_given else None,
+                priority=prepared.priority,
             )
             return record, route
 
-        return self._begin_once(context, request.original, make_record)
+        return self._begin_once(context, request.body, make_record)
 
     def _admit_caller(self, context: RequestContext) -> None:
         # A call may carry many requests, over a longer time than its key lives.

@@ -35,10 +35,10 @@ class OpenAIRequest:
     #: A model's id, or an adapter's name.
     model: str
     path: str
-    #: With the defaults of the interface document filled in.
+    #: As the client sent it, checked.
     body: dict[str, Any] = field(repr=False)
-    #: As the client sent it.
-    original: dict[str, Any] = field(repr=False)
+    #: Whether the client named a model, or leaves it to the system.
+    model_given: bool = True
 
 
 @dataclass(frozen=True)

@@ -37,7 +37,8 @@ class RequestRecord:
     owner: str
     #: Unix time in seconds after which the request has failed.
     deadline: float
-    #: ``generate``: prompt, adapter and sampling; ``openai``: path and body (base64). Both: the tenant.
+    #: ``generate``: prompt, adapter and sampling; ``openai``: path, body (base64) and the name
+    #: that the answer shall have for the model. Both: the tenant.
     payload: dict[str, Any] = field(repr=False)
     #: 0 to 9; higher is served first.
     priority: int = 0
@@ -49,9 +50,22 @@ class RequestRecord:
 
     @classmethod
     def openai(
-        cls, *, path: str, body: bytes, tenant: str, adapter: str | None = None, **common: Any
+        cls,
+        *,
+        path: str,
+        body: bytes,
+        tenant: str,
+        adapter: str | None = None,
+        asked_name: str | None = None,
+        **common: Any,
     ) -> "RequestRecord":
-        payload = {"path": path, "body": base64.b64encode(body).decode(), "adapter": adapter, "tenant": tenant}
+        payload = {
+            "path": path,
+            "body": base64.b64encode(body).decode(),
+            "adapter": adapter,
+            "tenant": tenant,
+            "asked_name": asked_name,
+        }
         return cls(kind=cls.OPENAI, payload=payload, **common)
 
     @property

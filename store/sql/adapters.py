@@ -21,6 +21,8 @@ log = logging.getLogger(__name__)
 
 #: ``name`` or ``name@version``.
 _REFERENCE = re.compile(r"(?P<name>[A-Za-z0-9][A-Za-z0-9._-]{0,63})(?:@(?P<version>[1-9][0-9]{0,8}))?\Z")
+#: The highest version that a reference can name.
+MAX_VERSION = 999_999_999
 _STAGING = ".drafts"
 
 

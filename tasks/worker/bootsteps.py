@@ -18,12 +18,13 @@ from celery import bootsteps
 from celery.exceptions import WorkerShutdown
 from sqlalchemy.exc import SQLAlchemyError
 
-from engines.errors import EngineError
+from engines.errors import ConfigError, EngineError, UnknownModel
 from engines.registry import ModelSpec, load_registry
 from settings import Settings
 from store.sql import db
 from store.sql.adapters import AdapterStore
 from tasks.broker.names import QUEUE_INFER, is_inference_queue, model_queue, worker_queue
+from tasks.worker.caches import prepare_caches
 from tasks.worker.celery_internals import disable_acknowledgement, stop_if_asked
 from tasks.worker.engine_host import EngineHost
 from tasks.worker.heartbeat import Heartbeat
@@ -49,7 +50,11 @@ class EngineStep(bootsteps.StartStopStep):
             os.environ["CUDA_VISIBLE_DEVICES"] = gpu
             log.info("GPUs are pinned", extra={"cuda_visible_devices": os.environ["CUDA_VISIBLE_DEVICES"]})
         self._settings = Settings.from_env_or_exit()
-        self._specs = self._choose_models(worker, models)
+        prepare_caches(os.environ, self._settings.var)
+        try:
+            self._specs = self._choose_models(worker, models)
+        except (ConfigError, UnknownModel) as error:
+            raise SystemExit(f"cy-llm: the worker cannot serve: {error}") from None
         disable_acknowledgement(worker.app)
         self._host: EngineHost | None = None
         self._heartbeat: Heartbeat | None = None

@@ -1,7 +1,9 @@
 """The client's connection: whether it is still there."""
 
+import contextlib
 import socket
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
+from typing import Any
 
 from flask import request
 
@@ -27,3 +29,15 @@ def client_disconnected() -> Callable[[], bool]:
             return True
 
     return disconnected
+
+
+def stop_reading(environ: Mapping[str, Any]) -> Callable[[], None]:
+    """Return a function that ends all reading from a call's connection, from any thread; answers can still be sent."""
+    connection = client_socket(environ)
+
+    def stop() -> None:
+        if connection is not None:
+            with contextlib.suppress(OSError):
+                connection.shutdown(socket.SHUT_RD)
+
+    return stop

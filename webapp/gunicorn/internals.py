@@ -8,6 +8,13 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 import gunicorn.glogging
+from gunicorn.http.errors import ParseException
+
+#: With this status of a worker gunicorn ends as a whole, instead of starting another (``Arbiter.APP_LOAD_ERROR``).
+APP_LOAD_ERROR = 4
+
+#: What reading a chunked body raises that is framed wrongly, or ends early.
+BrokenBody = ParseException
 
 
 def client_socket(environ: Mapping[str, Any]) -> socket.socket | None:

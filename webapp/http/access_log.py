@@ -34,7 +34,7 @@ def _begin() -> None:
 
 
 def _write_at_end(response: Response) -> Response:
-    if request.path == "/health" and response.status_code == 200:
+    if request.path in ("/health", "/ready") and response.status_code == 200:
         # Load balancers ask every second.
         return response
     line = answer()

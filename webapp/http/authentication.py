@@ -1,9 +1,12 @@
 """Which scope each blueprint asks for. Attached where blueprints are registered (``create_app``)."""
 
+from collections.abc import Iterable
+
 from flask import Blueprint, Flask, g, request
 from flask_sock import Sock
 
 from store.sql.api_keys import Principal, Scope
+from text import clean_token
 from webapp.http.current import services
 
 #: The blueprint that flask-sock keeps its routes in.
@@ -49,17 +52,20 @@ class BlueprintGuard:
 
 def authenticate() -> Principal:
     """Return whose call this is. Raises ``Unauthenticated``."""
-    return services().access.authenticate(token())
+    return services().access.authenticate(*tokens())
 
 
-def token() -> str | None:
-    """The key of the call: ``X-API-Key``, else ``Authorization: Bearer``."""
-    return bearer(request.headers.get("X-API-Key"), request.headers.get("Authorization"))
+def tokens() -> list[str]:
+    """The keys of the call, in the order in which they are tried.
+
+    A proxy may add one of its own, and an SDK may send a placeholder beside the right one.
+    """
+    headers = request.headers
+    return keys_of([headers.get("X-API-Key"), headers.get("Api-Key")], headers.get("Authorization"))
 
 
-def bearer(api_key: str | None, authorization: str | None) -> str | None:
-    """Choose the key out of the two headers that may carry one."""
-    if api_key:
-        return api_key
-    scheme, _, rest = (authorization or "").partition(" ")
-    return rest.strip() if scheme.lower() == "bearer" and rest.strip() else None
+def keys_of(plain: Iterable[str | None], authorization: str | None) -> list[str]:
+    """Return the keys out of the headers that may carry one: ``X-API-Key``, Azure's ``api-key``, ``Bearer``."""
+    scheme, _, rest = clean_token(authorization or "").partition(" ")
+    bearer = rest if scheme.lower() == "bearer" else ""
+    return [key for key in (clean_token(each or "") for each in (*plain, bearer)) if key]

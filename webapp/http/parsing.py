@@ -5,12 +5,13 @@ from typing import Any
 import marshmallow
 from flask import request
 
+from webapp.http import body
 from webapp.schemas.loading import cached_schema, json_object, load
 
 
 def parse_body(schema: type[marshmallow.Schema]) -> dict[str, Any]:
     """Return the call's JSON body as ``schema`` loads it. Raises ``InvalidRequest``."""
-    return load(schema, json_object(request.get_data()))
+    return load(schema, json_object(body.read()))
 
 
 def parse_query(schema: type[marshmallow.Schema]) -> dict[str, Any]:

@@ -1,15 +1,14 @@
 """What the front door itself checks of an OpenAI body; the rest is the engine's to judge."""
 
-from marshmallow import INCLUDE, Schema, fields, validate
+from marshmallow import INCLUDE, fields, validate
 
-from webapp.schemas.loading import Number
+from webapp.schemas.loading import Integer, Name, NullIsAbsentSchema, Number
 
-#: The interface document's defaults, for fields that the client leaves out.
-DEFAULTS = {"temperature": 0.7, "top_p": 0.9, "repetition_penalty": 1.0}
-DEFAULT_MAX_TOKENS = 256
+#: Answers to one prompt. OpenAI's own bound; each takes a place in the batch.
+_MAX_ANSWERS = 128
 
 
-class _Including(Schema):
+class _Including(NullIsAbsentSchema):
     class Meta:
         unknown = INCLUDE
 
@@ -18,14 +17,29 @@ class MessageSchema(_Including):
     role = fields.String(required=True, validate=validate.Length(min=1))
 
 
-class ChatSchema(_Including):
+class GenerationSchema(_Including):
+    """What chat and completions have in common."""
+
+    model = Name(validate=validate.Length(min=1, max=256))
+    max_tokens = Integer(validate=validate.Range(min=1))
+    n = Integer(validate=validate.Range(min=1, max=_MAX_ANSWERS))
+    temperature = Number(validate=validate.Range(min=0.0, max=2.0))
+    top_p = Number(validate=validate.Range(min=0.0, max=1.0, min_inclusive=False))
+    repetition_penalty = Number(validate=validate.Range(min=0.0, min_inclusive=False))
+    stream = fields.Boolean(truthy={True}, falsy={False})
+    #: As in the native interface: 0 to 9, higher is served first. vLLM's own field would have no bounds.
+    priority = Integer(validate=validate.Range(min=0, max=9))
+
+
+class ChatSchema(GenerationSchema):
     """``/v1/chat/completions``."""
 
-    model = fields.String(load_default="default", validate=validate.Length(min=1))
     messages = fields.List(fields.Nested(MessageSchema), required=True, validate=validate.Length(min=1))
-    max_tokens = fields.Integer(strict=True, allow_none=True, validate=validate.Range(min=1))
-    max_completion_tokens = fields.Integer(strict=True, allow_none=True, validate=validate.Range(min=1))
-    temperature = Number(allow_none=True, validate=validate.Range(min=0.0, max=2.0))
-    top_p = Number(allow_none=True, validate=validate.Range(min=0.0, max=1.0, min_inclusive=False))
-    repetition_penalty = Number(allow_none=True, validate=validate.Range(min=0.0, min_inclusive=False))
-    stream = fields.Boolean(allow_none=True, truthy={True}, falsy={False})
+    max_completion_tokens = Integer(validate=validate.Range(min=1))
+    tools = fields.List(fields.Raw())
+
+
+class CompletionSchema(GenerationSchema):
+    """``/v1/completions``: a text, several, or their tokens."""
+
+    prompt = fields.Raw(required=True)

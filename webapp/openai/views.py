@@ -3,6 +3,7 @@
 from typing import Any
 
 from flask import Blueprint, Response, jsonify
+from marshmallow import Schema
 
 from services.inference.submission import OpenAIRequest
 from store.sql.adapters import reference
@@ -11,47 +12,51 @@ from webapp.gunicorn.admission_gate import serialized
 from webapp.http.current import principal, services
 from webapp.http.parsing import parse_body
 from webapp.openai.relay import relay
-from webapp.openai.schemas import DEFAULT_MAX_TOKENS, DEFAULTS, ChatSchema
+from webapp.openai.schemas import ChatSchema, CompletionSchema
 
 bp = Blueprint("openai", __name__, url_prefix="/v1")
-health_bp = Blueprint("openai_health", __name__)
 
 
 @bp.post("/chat/completions")
 @serialized
 def chat_completions() -> Response:
     """Chat, whole or streamed."""
-    body = parse_body(ChatSchema)
-    path = "/v1/chat/completions"
-    return relay(OpenAIRequest(body["model"], path, _with_defaults(body), body), streamed=bool(body.get("stream")))
+    return _relay("/v1/chat/completions", ChatSchema)
+
+
+@bp.post("/completions")
+@serialized
+def completions() -> Response:
+    """A text continued, whole or streamed; no chat template."""
+    return _relay("/v1/completions", CompletionSchema)
 
 
 @bp.get("/models")
 def list_models() -> Response:
     """The models that can be asked now, and what adapters' names mean on them."""
-    specs, adapters = services().models.served(principal())
-    data = [_describe_model(spec.id) for spec in specs] + [_describe_adapter(adapter) for adapter in adapters]
+    catalog = services().models
+    specs, adapters = catalog.served(principal())
+    data = [_describe_model(spec.id) for spec in specs]
+    # A picker shows only what is listed.
+    data += [_describe_model(alias, spec.id) for spec in specs for alias in catalog.registry.aliases_of(spec.id)]
+    data += [_describe_adapter(adapter) for adapter in adapters]
     return jsonify({"object": "list", "data": data})
 
 
-@bp.get("/models/<model_id>")
+@bp.get("/models/<path:model_id>")
 def show_model(model_id: str) -> Response:
     """One model."""
-    spec, adapter = services().models.resolve_with_adapter(principal(), model_id)
-    if adapter is not None:
-        return jsonify({**_describe_adapter(adapter), "id": model_id})
-    return jsonify(_describe_model(spec.id))
+    named = services().models.resolve_name(principal(), model_id)
+    if named.adapter is not None:
+        return jsonify({**_describe_adapter(named.adapter), "id": model_id})
+    return jsonify(_describe_model(model_id, named.spec.id if model_id != named.spec.id else None))
 
 
-@health_bp.get("/health")
-def health() -> Response:
-    """The process answers."""
-    return jsonify({"status": "ok"})
-
-
-def _describe_model(model_id: str) -> dict[str, Any]:
+def _describe_model(name: str, root: str | None = None) -> dict[str, Any]:
+    """``root`` is the model that an alias stands for."""
     created = int(services().lifecycle.started_at.timestamp())
-    return {"id": model_id, "object": "model", "created": created, "owned_by": "cy-llm"}
+    described = {"id": name, "object": "model", "created": created, "owned_by": "cy-llm"}
+    return described if root is None else {**described, "root": root}
 
 
 def _describe_adapter(adapter: Adapter) -> dict[str, Any]:
@@ -65,9 +70,7 @@ def _describe_adapter(adapter: Adapter) -> dict[str, Any]:
     }
 
 
-def _with_defaults(body: dict[str, Any]) -> dict[str, Any]:
-    # A null is what a client sends that does not care.
-    given = {key: value for key, value in body.items() if value is not None}
-    if "max_completion_tokens" not in given:
-        given.setdefault("max_tokens", DEFAULT_MAX_TOKENS)
-    return {**DEFAULTS, **given}
+def _relay(path: str, schema: type[Schema]) -> Response:
+    body = parse_body(schema)
+    model = body.get("model")
+    return relay(OpenAIRequest(model or "default", path, body, model is not None), bool(body.get("stream")))

@@ -6,6 +6,7 @@ import sys
 import time
 
 import logs
+from engines.errors import ConfigError
 from services.bind_address import InsecureBindError
 from settings import Settings
 from webapp.rpc.server import CannotListen, Server
@@ -35,7 +36,7 @@ def main() -> int:
     stop = _StopFlag()
     try:
         server = Server(settings)
-    except (CannotListen, InsecureBindError) as error:
+    except (CannotListen, InsecureBindError, ConfigError) as error:
         log.critical("The gRPC server cannot start: %s", error)
         return 1
     server.start()

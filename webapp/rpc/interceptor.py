@@ -10,6 +10,7 @@ from services.access import Access
 from services.errors import as_service_error
 from services.request_log import AnswerRecord
 from store.sql.api_keys import Principal, Scope
+from text import clean_token
 from webapp.rpc.status import abort
 
 #: Open to everybody: load balancers ask it. Reflection is not: it tells what there is.
@@ -105,7 +106,7 @@ class _Answering:
         return str(self._metadata.get("idempotency-key", ""))
 
     def _authenticate(self) -> Principal:
-        principal = self._access.authenticate(_token(self._metadata))
+        principal = self._access.authenticate(*_tokens(self._metadata))
         self._line.principal = principal
         training = self._details.method.startswith(_TRAINING)
         self._access.require_scope(principal, Scope.TRAINING if training else Scope.INFERENCE)
@@ -122,9 +123,8 @@ class _Answering:
         abort(self._context, known)
 
 
-def _token(metadata: dict[str, Any]) -> str | None:
-    """The key of the call: ``x-api-key``, else ``authorization: Bearer``."""
-    if key := metadata.get("x-api-key"):
-        return str(key)
-    scheme, _, rest = str(metadata.get("authorization", "")).partition(" ")
-    return rest.strip() if scheme.lower() == "bearer" and rest.strip() else None
+def _tokens(metadata: dict[str, Any]) -> list[str]:
+    """The keys of the call: ``x-api-key``, ``api-key``, ``authorization: Bearer``."""
+    scheme, _, rest = clean_token(str(metadata.get("authorization", ""))).partition(" ")
+    found = (metadata.get("x-api-key"), metadata.get("api-key"), rest if scheme.lower() == "bearer" else None)
+    return [str(key) for key in found if key]

@@ -2,26 +2,21 @@
 
 from typing import Any
 
-from marshmallow import RAISE, Schema, fields, pre_load, validate
+from marshmallow import fields, pre_load, validate
 
 from engines.types import Sampling
 from services.inference.submission import GenerationRequest
-from webapp.schemas.loading import Number, cached_schema
+from webapp.schemas.loading import Integer, Name, Number, StrictSchema, cached_schema
 
 _SNAKE = {"trace_id": "traceId", "player_id": "playerId"}
-
-
-class StrictSchema(Schema):
-    class Meta:
-        unknown = RAISE
+#: Names of the metadata, in both styles.
+_KNOWN = {"traceId", "tenant", "playerId", "locale", *_SNAKE}
 
 
 class GenerationSchema(StrictSchema):
     """How to generate."""
 
-    maxNewTokens = fields.Integer(
-        strict=True, validate=validate.Range(min=1), metadata={"description": "At most this many new tokens"}
-    )
+    maxNewTokens = Integer(validate=validate.Range(min=1), metadata={"description": "At most this many new tokens"})
     temperature = Number(load_default=0.7, validate=validate.Range(min=0.0, max=2.0))
     topP = Number(load_default=0.95, validate=validate.Range(min=0.0, max=1.0, min_inclusive=False))
     repetitionPenalty = Number(load_default=1.0, validate=validate.Range(min=0.0, max=10.0, min_inclusive=False))
@@ -30,27 +25,29 @@ class GenerationSchema(StrictSchema):
 class MetadataSchema(StrictSchema):
     """What the client wants to find again in its stream and in the logs."""
 
-    traceId = fields.String(validate=validate.Length(max=256))
-    tenant = fields.String(validate=validate.Length(max=256))
-    playerId = fields.String(validate=validate.Length(max=256))
-    locale = fields.String(validate=validate.Length(max=64))
+    traceId = Name(validate=validate.Length(max=256))
+    tenant = Name(validate=validate.Length(max=256))
+    playerId = Name(validate=validate.Length(max=256))
+    locale = Name(validate=validate.Length(max=64))
 
     @pre_load
     def accept_snake_case(self, data: Any, **_: Any) -> Any:
         """The document names the fields in both styles."""
-        return {_SNAKE.get(key, key): value for key, value in data.items()} if isinstance(data, dict) else data
+        if not isinstance(data, dict):
+            return data
+        return {_SNAKE.get(key, key): value for key, value in data.items() if value is not None or key not in _KNOWN}
 
 
 class InferenceSchema(StrictSchema):
     """A request for text."""
 
-    modelId = fields.String(required=True, validate=validate.Length(min=1, max=64))
+    modelId = Name(required=True, validate=validate.Length(min=1, max=64))
     prompt = fields.String(required=True, validate=validate.Length(min=1, error="The prompt must not be empty."))
-    adapter = fields.String(validate=validate.Length(min=1, max=256))
+    adapter = Name(load_default="", validate=validate.Length(max=256))
     generation = fields.Nested(GenerationSchema, load_default=lambda: cached_schema(GenerationSchema).load({}))
     metadata = fields.Nested(MetadataSchema, load_default=dict)
-    priority = fields.Integer(strict=True, load_default=0, validate=validate.Range(min=0, max=9))
-    workerHint = fields.String(load_default="", validate=validate.Length(max=128))
+    priority = Integer(load_default=0, validate=validate.Range(min=0, max=9))
+    workerHint = Name(load_default="", validate=validate.Length(max=128))
 
 
 def to_request(body: dict[str, Any], with_metadata: bool) -> GenerationRequest:
@@ -59,7 +56,7 @@ def to_request(body: dict[str, Any], with_metadata: bool) -> GenerationRequest:
     return GenerationRequest(
         model=body["modelId"],
         prompt=body["prompt"],
-        adapter=body.get("adapter"),
+        adapter=body["adapter"] or None,
         sampling=Sampling(
             max_new_tokens=generation.get("maxNewTokens"),
             temperature=generation["temperature"],

@@ -6,19 +6,36 @@ import re
 from typing import Any
 
 import marshmallow
-from marshmallow import ValidationError, fields
+from marshmallow import RAISE, ValidationError, fields
 
+from configuration.fields import Integer, NullIsAbsentSchema, Number
 from services.errors import InvalidRequest
 from store.token_log.outcomes import Detail
+from text import NotText, decode, field_with_half_a_character, has_control_characters, require_whole_characters
+
+__all__ = ["Digits", "Integer", "Name", "NullIsAbsentSchema", "Number", "StrictSchema", "cached_schema", "json_object", "load"]
 
 
-class Number(fields.Float):
-    """A JSON number; unlike its parent, never a string."""
+class StrictSchema(NullIsAbsentSchema):
+    """Refuses names that it does not know."""
 
-    def _validated(self, value: Any) -> float:
-        if type(value) not in (int, float):
-            raise self.make_error("invalid", input=value)
-        return super()._validated(value)
+    class Meta:
+        unknown = RAISE
+
+
+class Name(fields.String):
+    """Text that names a thing or a path: no control characters, NUL among them."""
+
+    default_error_messages = {
+        "control": "Must not hold control characters (such as NUL or a line break).",
+        "invalid": "Must be text.",
+    }
+
+    def _deserialize(self, value: Any, attr: str | None, data: Any, **kwargs: Any) -> Any:
+        found = super()._deserialize(value, attr, data, **kwargs)
+        if isinstance(found, str) and has_control_characters(found):
+            raise self.make_error("control")
+        return found
 
 
 class Digits(fields.Integer):
@@ -50,17 +67,28 @@ def load(schema: type[marshmallow.Schema], body: Any, prefix: str = "") -> dict[
 def json_object(raw: bytes | str, what: str = "The body") -> dict[str, Any]:
     """Return the JSON object that ``raw`` holds. Raises ``InvalidRequest``."""
     try:
-        body = json.loads(raw)
-        # An unpaired surrogate is legal in JSON but is no text: nothing later could encode it.
-        if (b"\\u" if isinstance(raw, bytes) else "\\u") in raw:  # type: ignore[operator]
-            json.dumps(body, ensure_ascii=False).encode()
-    except UnicodeError as error:
-        raise InvalidRequest.of("invalid_text", "", f"{what} holds text that is not valid Unicode") from error
+        written = decode(raw) if isinstance(raw, bytes) else raw
+        body = json.loads(written, parse_constant=_refuse_constant)
+        require_whole_characters(written, body)
+    except NotText as error:
+        field = error.field or (field_with_half_a_character(raw) if isinstance(raw, bytes) else "")
+        whose = f"'{field}'" if field else what
+        raise InvalidRequest.of("invalid_text", field, f"{whose} {error}") from error
     except (ValueError, RecursionError) as error:
-        raise InvalidRequest.of("invalid_json", "", f"{what} is not valid JSON") from error
+        raise InvalidRequest.of("invalid_json", "", f"{what} is not valid JSON{_where(error)}") from error
     if not isinstance(body, dict):
         raise InvalidRequest.of("invalid_json", "", f"{what} must be a JSON object")
     return body
+
+
+def _refuse_constant(name: str) -> Any:
+    raise ValueError(f"{name} is not JSON")
+
+
+def _where(error: Exception) -> str:
+    if isinstance(error, json.JSONDecodeError):
+        return f": {error.msg} at line {error.lineno}, column {error.colno}"
+    return ": it is nested too deeply" if isinstance(error, RecursionError) else ""
 
 
 def _details(messages: dict[str, Any], prefix: str = "") -> list[Detail]:
@@ -81,6 +109,6 @@ def _kind(text: str) -> str:
         return "required"
     if text.startswith("Unknown field"):
         return "unknown_field"
-    if text.startswith(("Not a valid", "Field may not be null")):
+    if text.startswith(("Not a valid", "Field may not be null", "Must be a whole number.", "Must be a number.")):
         return "invalid_type"
     return "invalid_value"

@@ -11,8 +11,7 @@ from engines.training.spec import HyperParams, LongRows, Lora, Method, Quantizat
 from services.training.request import TrainingRequest
 from store.sql.adapters import valid_name
 from store.sql.jobs import JobStatus
-from webapp.schemas.inference import StrictSchema
-from webapp.schemas.loading import Digits, Number
+from webapp.schemas.loading import Digits, Integer, Name, Number, StrictSchema
 
 _SCHEDULERS = ("linear", "cosine", "constant", "constant_with_warmup", "polynomial", "cosine_with_restarts")
 #: Where a camelCase name has its words.
@@ -20,9 +19,9 @@ _CAMEL = re.compile(r"(?<=[a-z0-9])([A-Z])")
 _DEFAULTS = {field.name: field.default for field in fields_of(HyperParams)}
 
 
-def _integer(name: str, low: int, high: int | None = None, default: Any = None) -> fields.Integer:
+def _integer(name: str, low: int, high: int | None = None, default: Any = None) -> Integer:
     value = _DEFAULTS[name] if default is None else default
-    return fields.Integer(strict=True, load_default=value, validate=validate.Range(min=low, max=high))
+    return Integer(load_default=value, validate=validate.Range(min=low, max=high))
 
 
 def _number(name: str, low: float, high: float | None = None, low_ok: bool = True, high_ok: bool = True) -> Number:
@@ -42,7 +41,7 @@ class HyperParamsSchema(StrictSchema):
     learningRate = _number("learning_rate", 0.0, 1.0, low_ok=False)
     epochs = _number("epochs", 0.0, 10_000, low_ok=False)
     maxSeqLength = _integer("max_seq_length", 8, 1_048_576)
-    loraRank = fields.Integer(strict=True, load_default=64, validate=validate.Range(min=1, max=512))
+    loraRank = Integer(load_default=64, validate=validate.Range(min=1, max=512))
     loraAlpha = Number(load_default=16, validate=validate.Range(min=0, min_inclusive=False))
     loraDropout = Number(load_default=0.05, validate=validate.Range(min=0.0, max=1.0, max_inclusive=False))
     saveSteps = _integer("save_steps", 1)
@@ -62,11 +61,11 @@ class HyperParamsSchema(StrictSchema):
 class LoraConfigSchema(StrictSchema):
     """The adapter's shape; a field given here wins over the ``lora*`` hyper-parameter."""
 
-    r = fields.Integer(strict=True, validate=validate.Range(min=1, max=512))
+    r = Integer(validate=validate.Range(min=1, max=512))
     loraAlpha = Number(validate=validate.Range(min=0, min_inclusive=False))
     loraDropout = Number(validate=validate.Range(min=0.0, max=1.0, max_inclusive=False))
     targetModules = fields.List(
-        fields.String(validate=validate.Length(min=1, max=128)), validate=validate.Length(min=1)
+        Name(validate=validate.Length(min=1, max=128)), validate=validate.Length(min=1, max=64)
     )
     bias = fields.String(load_default="none", validate=validate.OneOf(["none", "all", "lora_only"]))
 
@@ -84,26 +83,24 @@ class QuantizationSchema(StrictSchema):
 class TrainingSchema(StrictSchema):
     """A fine-tuning to be started."""
 
-    baseModel = fields.String(required=True, validate=validate.Length(min=1, max=256))
-    outputDir = fields.String(required=True, validate=validate.Length(min=1, max=512))
-    datasetPath = fields.String(required=True, validate=validate.Length(min=1, max=512))
+    baseModel = Name(required=True, validate=validate.Length(min=1, max=256))
+    outputDir = Name(required=True, validate=validate.Length(min=1, max=512))
+    datasetPath = Name(required=True, validate=validate.Length(min=1, max=512))
     hyperParams = fields.Nested(HyperParamsSchema, load_default=lambda: HyperParamsSchema().load({}))
     loraConfig = fields.Nested(LoraConfigSchema, load_default=lambda: LoraConfigSchema().load({}))
     # Beyond the document.
-    adapterName = fields.String(load_default="", validate=_adapter_name)
+    adapterName = Name(load_default="", validate=_adapter_name)
     method = fields.String(load_default=Method.SFT, validate=validate.OneOf([Method.SFT, Method.DPO]))
     datasetFormat = fields.String(load_default="", validate=validate.OneOf([*FORMATS]))
     longRows = fields.String(
         load_default=LongRows.REFUSE, validate=validate.OneOf([LongRows.REFUSE, LongRows.TRUNCATE, LongRows.DROP])
     )
     lora = fields.Boolean(load_default=True, truthy={True}, falsy={False})
-    quantization = fields.Nested(QuantizationSchema, load_default=None, allow_none=True)
+    quantization = fields.Nested(QuantizationSchema, load_default=None)
     export = fields.String(load_default="", validate=validate.OneOf(["merged"]))
-    resumeFrom = fields.String(load_default="", validate=validate.Length(min=1, max=128))
-    promoteBelow = Number(load_default=None, allow_none=True)
-    maxRestarts = fields.Integer(
-        strict=True, load_default=None, allow_none=True, validate=validate.Range(min=0, max=1000)
-    )
+    resumeFrom = Name(load_default="", validate=validate.Length(min=1, max=128))
+    promoteBelow = Number(load_default=None)
+    maxRestarts = Integer(load_default=None, validate=validate.Range(min=0, max=1000))
 
 
 class JobListSchema(StrictSchema):

@@ -3,13 +3,13 @@
 from typing import Any
 
 from flask import Blueprint, Response, jsonify
-from marshmallow import fields, validate
+from marshmallow import validate
 
-from store.sql.adapters import reference
+from store.sql.adapters import MAX_VERSION, reference
 from store.sql.tables import Adapter
 from webapp.http.current import principal, services
 from webapp.http.parsing import parse_body
-from webapp.schemas.inference import StrictSchema
+from webapp.schemas.loading import Integer, StrictSchema
 from webapp.v1.timestamps import timestamp
 
 bp = Blueprint("adapters", __name__, url_prefix="/api/v1/adapters")
@@ -20,7 +20,7 @@ admin_bp = Blueprint("adapters_admin", __name__, url_prefix="/api/v1/adapters")
 class PromoteSchema(StrictSchema):
     """Which version a name shall mean."""
 
-    version = fields.Integer(strict=True, required=True, validate=validate.Range(min=1))
+    version = Integer(required=True, validate=validate.Range(min=1, max=MAX_VERSION))
 
 
 @bp.get("")

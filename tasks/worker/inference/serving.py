@@ -28,6 +28,8 @@ log = logging.getLogger(__name__)
 _LOAD_TIMEOUT_SECONDS = 60.0
 #: How long the closing entry may take to reach Redis. Seconds.
 _CLOSE_TIMEOUT_SECONDS = 10.0
+#: How an error begins in a stream of the OpenAI-compatible API.
+_ERROR_EVENT = b'data: {"error"'
 
 
 @dataclass
@@ -81,7 +83,8 @@ async def serve(host: EngineHost, record: RequestRecord, writer: LogWriter) -> S
         async with asyncio.timeout(record.deadline - time.time()):
             delivered = LogSnapshot(()) if writer.attempt == 1 else await host.publisher.snapshot(record.id)
             await _answer(host, active, delivered, served)
-        served.outcome = "finished"
+        if served.outcome != "refused":
+            served.outcome = "finished"
     except Superseded as error:
         log.warning("Request was taken over or has ended elsewhere: %s", error)
         served.outcome = "superseded"
@@ -136,9 +139,12 @@ async def _relay_http(
         active.record.payload["path"],
         active.record.body,
         _adapter_path(active.record.payload.get("adapter"), host.settings.adapters_root),
+        active.record.payload.get("asked_name"),
     )
     async with aclosing(engine.openai(call)) as parts:
         async for part in parts:
+            if part.status >= 400 if isinstance(part, HttpStart) else part.startswith(_ERROR_EVENT):
+                served.outcome = "refused"
             if not isinstance(part, HttpStart):
                 served.count(started)
                 active.writer.body(part)

@@ -7,6 +7,7 @@ from typing import Any
 import redis
 from celery import bootsteps, signals
 
+from engines.errors import ConfigError
 from engines.registry import load_registry
 from settings import Settings
 from store.redis.client import connect
@@ -15,6 +16,7 @@ from store.sql.adapters import AdapterStore
 from store.sql.jobs import JobStore
 from tasks.broker import submit
 from tasks.broker.names import QUEUE_TRAIN
+from tasks.worker.caches import prepare_caches
 from tasks.worker.celery_internals import disable_acknowledgement
 from tasks.worker.job_watcher import JobWatcher
 from tasks.worker.training.dataset_checker import DatasetCheckThread
@@ -42,10 +44,17 @@ class TrainingStep(bootsteps.StartStopStep):
         if gpu is not None:
             # The trainers inherit it.
             os.environ["CUDA_VISIBLE_DEVICES"] = gpu
+        self._settings = Settings.from_env_or_exit()
+        # The trainers inherit these too.
+        prepare_caches(os.environ, self._settings.var)
+        try:
+            self._registry = load_registry(self._settings.config_path, self._settings.engine)
+        except ConfigError as error:
+            raise SystemExit(f"cy-llm: the worker cannot train: {error}") from None
         disable_acknowledgement(worker.app)
 
     def start(self, worker: Any) -> None:
-        settings = Settings.from_env_or_exit()
+        settings = self._settings
         sessions = db.sessions(db.connect(settings.database_url))
         jobs = JobStore(sessions)
         client = connect(settings.redis_url)
@@ -54,7 +63,7 @@ class TrainingStep(bootsteps.StartStopStep):
             settings,
             jobs,
             AdapterStore(sessions, settings.adapters_root),
-            load_registry(settings.config_path, settings.engine),
+            self._registry,
             # A worker that comes back under its old name is another runner.
             f"{worker.hostname}:{secrets.token_hex(4)}",
             self._watcher.stopping,

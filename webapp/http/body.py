@@ -1,0 +1,175 @@
+"""The body of a call: read whole, within bounds of size and time, unpacked, before the call takes a turn anywhere.
+
+A client that sends slowly costs its own thread and nobody else anything. What is too large or too slow is read
+to its end (within bounds) all the same: left in the socket, it would be taken for the next request.
+"""
+
+import threading
+import time
+import zlib
+from typing import Any
+
+from flask import Flask, g, request
+from werkzeug.exceptions import ClientDisconnected, RequestEntityTooLarge
+
+from services.errors import InvalidRequest
+from store.token_log.outcomes import Code, Detail, Failure
+from webapp.gunicorn.connection import stop_reading
+from webapp.gunicorn.internals import BrokenBody
+from webapp.http.error_status import HttpError
+
+#: How long a body may take to arrive. Seconds.
+READ_SECONDS = 30.0
+#: What is thrown away of a body that was refused, so that the connection can be used again. Bytes.
+_DISCARDED_BYTES = 32 * 1024 * 1024
+_PART = 64 * 1024
+#: zlib's window for gzip's and zlib's own head; deflate is found both with and without one.
+_GZIP, _ZLIB, _RAW = 31, 15, -15
+_ENCODINGS = ("gzip", "deflate")
+
+
+class ReadDeadlines:
+    """Ends the reading of bodies that take too long: one thread for all of a process's connections."""
+
+    def __init__(self, seconds: float = READ_SECONDS) -> None:
+        self._seconds = seconds
+        self._waiting: dict[int, tuple[float, Any]] = {}
+        self._late: set[int] = set()
+        self._lock = threading.Lock()
+        self._thread: threading.Thread | None = None
+
+    def begin(self) -> int:
+        """The current thread begins to read its call's body."""
+        connection = stop_reading(request.environ)
+        me = threading.get_ident()
+        with self._lock:
+            self._waiting[me] = (time.monotonic() + self._seconds, connection)
+            if self._thread is None:
+                # Begun late: a gunicorn worker is forked.
+                self._thread = threading.Thread(target=self._run, name="body-deadlines", daemon=True)
+                self._thread.start()
+        return me
+
+    def end(self, me: int) -> bool:
+        """The thread has read it, or failed to; whether it took too long."""
+        with self._lock:
+            self._waiting.pop(me, None)
+            late = me in self._late
+            self._late.discard(me)
+        return late
+
+    def _run(self) -> None:
+        while True:
+            time.sleep(0.5)
+            now = time.monotonic()
+            with self._lock:
+                for me, (ends, stop) in list(self._waiting.items()):
+                    if now >= ends:
+                        self._late.add(me)
+                        del self._waiting[me]
+                        stop()
+
+
+_deadlines = ReadDeadlines()
+
+
+def install(app: Flask) -> None:
+    """Let :func:`read` find the calls' bodies."""
+    app.before_request(read_early)
+
+
+def read_early() -> None:
+    """Read the body of a call that has one, before its view is called."""
+    if request.method in ("POST", "PUT", "PATCH") and request.url_rule is not None:
+        read()
+
+
+def read() -> bytes:
+    """Return the call's body, unpacked. Raises ``InvalidRequest``, ``HttpError``, ``RequestEntityTooLarge``."""
+    if "body" not in g:
+        g.body = _unpack(_receive())
+    found: bytes = g.body
+    return found
+
+
+def _receive() -> bytes:
+    me = _deadlines.begin()
+    try:
+        raw = request.get_data(cache=False)
+    except RequestEntityTooLarge:
+        _discard()
+        raise
+    except (ClientDisconnected, BrokenBody, OSError):
+        # Where the next request would begin is not known.
+        stop_reading(request.environ)()
+        if _deadlines.end(me):
+            raise _too_slow() from None
+        raise InvalidRequest.of("incomplete_body", "", "The body is framed wrongly, or ended before its announced length") from None
+    finally:
+        late = _deadlines.end(me)
+    if late:
+        raise _too_slow()
+    return raw
+
+
+def _too_slow() -> HttpError:
+    description = f"The body did not arrive within {READ_SECONDS:.0f} seconds"
+    failure = Failure(Code.INVALID_REQUEST, description, (Detail("request_timeout", "", description),))
+    return HttpError(failure, 408)
+
+
+def _discard() -> None:
+    """Read on, past what is too large."""
+    stream, left = request.environ["wsgi.input"], _DISCARDED_BYTES
+    ends = time.monotonic() + READ_SECONDS
+    try:
+        while left > 0 and time.monotonic() < ends:
+            part = stream.read(min(_PART, left))
+            if not part:
+                return
+            left -= len(part)
+    except (BrokenBody, OSError):
+        return
+    # More than anybody sends by mistake: the connection is of no more use.
+    stop_reading(request.environ)()
+
+
+def _unpack(raw: bytes) -> bytes:
+    encodings = [word.strip().lower() for word in request.headers.get("Content-Encoding", "").split(",")]
+    for encoding in reversed([word for word in encodings if word not in ("", "identity")]):
+        if encoding not in (*_ENCODINGS, "x-gzip"):
+            description = f"Content-Encoding may be {', '.join(_ENCODINGS)} or identity here"
+            failure = Failure(Code.INVALID_REQUEST, description, (Detail("unsupported_encoding", "", description),))
+            raise HttpError(failure, 415)
+        raw = _inflate(raw, _window(encoding, raw))
+    return raw
+
+
+def _window(encoding: str, raw: bytes) -> int:
+    if encoding != "deflate":
+        return _GZIP
+    # RFC 9110 means zlib's format; some clients send it without its head, whose two bytes are a multiple of 31.
+    has_head = len(raw) > 1 and raw[0] & 0x0F == 8 and (raw[0] * 256 + raw[1]) % 31 == 0
+    return _ZLIB if has_head else _RAW
+
+
+def _inflate(raw: bytes, window: int) -> bytes:
+    limit = request.max_content_length or 0
+    found = bytearray()
+    try:
+        # A gzip file may be several, one behind the other.
+        while raw:
+            unpacker = zlib.decompressobj(window)
+            found += unpacker.decompress(raw, limit + 1 - len(found))
+            if len(found) > limit:
+                raise RequestEntityTooLarge
+            if not unpacker.eof:
+                raise zlib.error("it ends early")
+            raw = unpacker.unused_data
+            if window != _GZIP:
+                break
+    except zlib.error as error:
+        raise InvalidRequest.of(
+            "invalid_encoding", "", f"The body cannot be unpacked as its Content-Encoding says: {error}"
+        ) from error
+    return bytes(found)
