@@ -119,7 +119,10 @@ class Settings:
         "or hub names, with commas between them",
     )
     train_processes: int = _var(
-        "CY_LLM_TRAIN_PROCESSES", 1, env.whole(1, 1024), "processes of one training (`accelerate launch`), usually one for each GPU"
+        "CY_LLM_TRAIN_PROCESSES",
+        1,
+        env.whole(1, 1024),
+        "processes of one training (`accelerate launch`), usually one for each GPU",
     )
     max_restarts: int = _var(
         "CY_LLM_MAX_RESTARTS",
@@ -128,7 +131,9 @@ class Settings:
         "how often a training is started again after its trainer or worker was lost, unless the job says",
     )
     dataset_max_bytes: int = _var("CY_LLM_DATASET_MAX_BYTES", 2**30, _BYTES, "largest data set file")
-    dataset_max_rows: int = _var("CY_LLM_DATASET_MAX_ROWS", 1_000_000, env.whole(1, 1_000_000_000), "most rows of a data set")
+    dataset_max_rows: int = _var(
+        "CY_LLM_DATASET_MAX_ROWS", 1_000_000, env.whole(1, 1_000_000_000), "most rows of a data set"
+    )
     dataset_check_seconds: float = _var(
         "CY_LLM_DATASET_CHECK_SECONDS",
         60.0,
@@ -136,7 +141,10 @@ class Settings:
         "how long the check of a data set may take, before a job is queued",
     )
     dataset_check_memory_bytes: int = _var(
-        "CY_LLM_DATASET_CHECK_MEMORY_BYTES", 4 * 2**30, env.whole(2**26, 2**50), "address space that such a check may use"
+        "CY_LLM_DATASET_CHECK_MEMORY_BYTES",
+        4 * 2**30,
+        env.whole(2**26, 2**50),
+        "address space that such a check may use",
     )
 
     api_key: str = _var(
@@ -185,7 +193,10 @@ class Settings:
     max_body_bytes: int = _var("CY_LLM_MAX_BODY_BYTES", 2 * 1024 * 1024, _BYTES, "largest request body, unpacked")
 
     engine: str = _var(
-        "CY_LLM_ENGINE", "", env.choice("cuda-vllm-async", "cuda-vllm", "fake"), "replaces every model's engine: `cuda-vllm-async`, `cuda-vllm` or `fake`"
+        "CY_LLM_ENGINE",
+        "",
+        env.choice("cuda-vllm-async", "cuda-vllm", "fake"),
+        "replaces every model's engine: `cuda-vllm-async`, `cuda-vllm` or `fake`",
     )
     request_timeout: float = _var(
         "CY_LLM_REQUEST_TIMEOUT_SECONDS", 600.0, _SECONDS, "a request that has not ended by then ends with an error"
@@ -193,7 +204,9 @@ class Settings:
     keepalive: float = _var(
         "CY_LLM_KEEPALIVE_SECONDS", 8.0, _SECONDS, "a stream that is still silent after this long sends a comment line"
     )
-    stream_ttl: int = _var("CY_LLM_STREAM_TTL_SECONDS", 600, env.whole(1, 604_800), "how long a finished stream can be read")
+    stream_ttl: int = _var(
+        "CY_LLM_STREAM_TTL_SECONDS", 600, env.whole(1, 604_800), "how long a finished stream can be read"
+    )
     max_queue_size: int = _var(
         "CY_LLM_MAX_QUEUE_SIZE", 1000, _COUNT, "requests that may wait in a queue before new ones are refused"
     )

@@ -1,4 +1,4 @@
-"""JSON values as marshmallow fields, for bodies of clients and for the model file: lenient where clients are lenient."""
+"""JSON values as marshmallow fields, for bodies and for the model file: lenient where clients are."""
 
 from typing import Any
 

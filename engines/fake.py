@@ -124,7 +124,11 @@ class FakeEngine(Engine):
             _last_message(body),
             Sampling(max_new_tokens=body.get("max_tokens")),
         )
-        head = {"id": f"{'chatcmpl' if chat else 'cmpl'}-{call.request_id}", "created": int(time.time()), "model": call.asked_name or self.spec.id}
+        head = {
+            "id": f"{'chatcmpl' if chat else 'cmpl'}-{call.request_id}",
+            "created": int(time.time()),
+            "model": call.asked_name or self.spec.id,
+        }
         if body.get("stream"):
             yield HttpStart(200, "text/event-stream; charset=utf-8")
             async for event in self._stream(request, head, body.get("stream_options") or {}, chat):

@@ -21,6 +21,7 @@ from launcher.readiness import WhenServing, listens, when_listening, when_settle
 from launcher.redis_server import RedisServer, RedisServerError
 from launcher.supervisor import ProcessSpec, Supervisor
 from settings import ROOT, Settings
+from store.installation import InstallationClaim, PrefixTakenError
 from store.redis.client import connect
 from store.sql import db
 from store.sql.api_keys import new_token
@@ -60,10 +61,13 @@ def main(arguments: list[str] | None = None) -> int:
             environment["CY_LLM_API_KEY"] = _make_key(settings.var / "api_key")
         _say("preparing the database")
         db.migrate(settings.database_url)
+        redis_url = environment["REDIS_URL"]
+        if server is None:
+            InstallationClaim(connect(redis_url), db.sessions(db.connect(settings.database_url))).require()
         api_key = settings.api_key or environment["CY_LLM_API_KEY"]
-        settings = replace(settings, redis_url=environment["REDIS_URL"], api_key=api_key)
+        settings = replace(settings, redis_url=redis_url, api_key=api_key)
         return _Session(settings, environment, registry.default.id, server).run()
-    except (CannotServe, ConfigError, RedisServerError) as error:
+    except (CannotServe, ConfigError, PrefixTakenError, RedisServerError) as error:
         print(f"bin/serve: {error}", file=sys.stderr)
         return 1
 

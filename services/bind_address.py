@@ -34,4 +34,3 @@ def bind_host(settings: Settings) -> str:
             )
         log.warning("No API key is configured: every request is let in, so only %s is listened on", host)
     return host
-

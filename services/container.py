@@ -20,6 +20,7 @@ from services.training.checks import TrainingChecks
 from services.training.dataset_check import DatasetChecker
 from services.training.service import TrainingService
 from settings import Settings
+from store.installation import InstallationClaim
 from store.redis.client import connect
 from store.redis.presence import PresenceReader
 from store.redis.request_records import RequestStore
@@ -48,9 +49,11 @@ class Services:
 
     @classmethod
     def create(cls, settings: Settings) -> "Services":
-        """Raises ``ConfigError`` for a model file that cannot be used."""
+        """Raises ``ConfigError`` for a model file that cannot be used, ``PrefixTakenError``."""
         client = connect(settings.redis_url)
         sessions = db.sessions(db.connect(settings.database_url))
+        claim = InstallationClaim(client, sessions)
+        claim.require()
         presence, queue_depth = PresenceReader(client), QueueDepth(client)
         lifecycle = Lifecycle()
         access = Access(ApiKeyAuthenticator(settings, sessions))
@@ -67,7 +70,7 @@ class Services:
             models=models,
             adapters=adapters,
             inference=_inference(
-                settings, client, presence, queue_depth, lifecycle, access, limits, models, adapters, idempotency
+                settings, client, presence, queue_depth, lifecycle, access, limits, models, adapters, idempotency, claim
             ),
             training=TrainingService(client, access, limits, checks, jobs, idempotency, lifecycle, settings.keepalive),
             health=HealthService(client, presence, lifecycle, settings.max_queue_size),
@@ -93,6 +96,7 @@ def _inference(
     models: ModelCatalog,
     adapters: AdapterService,
     idempotency: Idempotency,
+    claim: InstallationClaim,
 ) -> InferenceService:
     hub = Hub(settings.redis_url, client)
     requests = RequestStore(client, settings.stream_ttl)
@@ -116,7 +120,7 @@ def _inference(
             settings.stream_ttl,
         ),
         idempotency=idempotency,
-        failover=Failover(client, requests, presence, queue_depth, settings.stream_ttl),
+        failover=Failover(client, requests, presence, queue_depth, settings.stream_ttl, claim.renew),
         cancellation=Cancellation(client, hub, settings.stream_ttl),
         keepalive=settings.keepalive,
     )

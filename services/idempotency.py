@@ -15,12 +15,20 @@ from store.redis import keys as redis_keys
 _FIELD = "Idempotency-Key"
 _MAX_LENGTH = 255
 
+#: KEYS what the idempotency key began; ARGV the id that it must mean to be forgotten.
+_FORGET = """
+local found = redis.call('GET', KEYS[1])
+if found and cjson.decode(found).id == ARGV[1] then return redis.call('DEL', KEYS[1]) end
+return 0
+"""
+
 
 class Idempotency:
     """What a key of a caller began: a request, a job. Methods raise ``redis.RedisError``."""
 
     def __init__(self, client: redis.Redis) -> None:
         self._redis = client
+        self._forget = client.register_script(_FORGET)
 
     def name_of(self, context: RequestContext) -> str | None:
         """Return the Redis key that stands for the caller's; None without one. Raises ``InvalidRequest``."""
@@ -49,6 +57,10 @@ class Idempotency:
             return None
         begun = json.dumps({"id": new_id, "body": _digest(body)})
         return None if self._redis.set(name, begun, nx=True, ex=seconds) else self.find(name, body)
+
+    def forget(self, name: str, old_id: str) -> None:
+        """Leave a key free that still means ``old_id``; one that means something newer by now is left alone."""
+        self._forget(keys=[name], args=[old_id])
 
     @contextmanager
     def forget_on_error(self, name: str | None) -> Iterator[None]:

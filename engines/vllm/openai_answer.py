@@ -1,4 +1,4 @@
-"""What is changed in an answer of vLLM's OpenAI application: the model's name, and errors, which OpenAI's clients parse."""
+"""What is changed in an answer of vLLM's OpenAI application: the model's name, and errors in OpenAI's words."""
 
 import json
 import re

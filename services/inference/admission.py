@@ -18,7 +18,12 @@ from services.limits import Limits
 from services.models import ModelCatalog
 from store.redis.request_records import RequestRecord, RequestStore, new_request_id
 from store.sql.adapters import reference
-from store.token_log.entries import encode
+from store.token_log import log as token_log
+from store.token_log.entries import Outcome, encode
+from store.token_log.outcomes import Code
+
+#: Failures that are the system's, not the request's.
+_PASSING = (Code.INTERNAL_ERROR, Code.INSUFFICIENT_RESOURCES, Code.MODEL_NOT_READY)
 
 
 class Admission:
@@ -119,8 +124,10 @@ class Admission:
         """Return the request that the caller's idempotency key began, else a new one."""
         name = self._idempotency.name_of(context)
         begun = self._load(self._idempotency.find(name, body))
-        if begun is not None:
-            return Submission(begun, None)
+        if begun is not None and name is not None:
+            if not self._was_lost(begun):
+                return Submission(begun, None)
+            self._idempotency.forget(name, begun.id)
         record, route = make_record()
         if name is not None:
             # The record first: whoever finds the key must find the record.
@@ -130,6 +137,20 @@ class Admission:
             if faster is not None:
                 return Submission(faster, None)
         return Submission(record, route, name)
+
+    def _was_lost(self, record: RequestRecord) -> bool:
+        """Whether a request ended without an answer: its client's connection broke, or the system failed it.
+
+        That is what the key is for: the repeated call gets an answer, not the stored loss. A native request whose
+        client left has not ended, and is taken up again.
+        """
+        last = token_log.last(self._requests.client, record.id)
+        if last is None or not last.terminal:
+            return False
+        end = last.json()
+        if end["outcome"] == Outcome.CANCELLED:
+            return record.kind == RequestRecord.OPENAI
+        return end["outcome"] == Outcome.ERROR and end["error"]["code"] in _PASSING
 
     def _load(self, request_id: str | None) -> RequestRecord | None:
         return None if request_id is None else self._requests.load(request_id)

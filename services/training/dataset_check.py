@@ -7,7 +7,7 @@ from pathlib import Path
 import redis
 from redis.exceptions import RedisError
 
-from engines.training.datasets.check import CheckRequest, CheckResult
+from engines.training.datasets.check_messages import CheckRequest, CheckResult
 from engines.training.datasets.rows import Problem
 from engines.training.spec import HyperParams
 from services.errors import CheckBusy, InvalidRequest

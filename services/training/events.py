@@ -6,12 +6,16 @@ from collections.abc import Iterator
 from services.access import Access
 from services.context import RequestContext
 from services.lifecycle import Lifecycle
-from store.sql.jobs import TERMINAL, EventKind, JobStore
+from store.sql.jobs import TERMINAL, JobStore
 from store.sql.tables import TrainingEvent
 
 #: How often a follower looks for new events. Seconds.
 _POLL_SECONDS = 0.5
 _ENDED = {status.value for status in TERMINAL}
+
+
+class FollowingStopped(Exception):
+    """Nobody follows any more, or this process was told to stop; the job goes on."""
 
 
 def follow(
@@ -25,28 +29,32 @@ def follow(
 ) -> Iterator[TrainingEvent | None]:
     """Yield the events after the id ``after``, up to the job's end; None for every ``keepalive`` of silence.
 
-    Ends early, without the closing event, when the client has left or this process is being stopped.
-    Raises ``Unauthenticated`` when the key was revoked meanwhile, ``SQLAlchemyError``.
+    It returns when the job has ended and everything was yielded, also to whoever comes back after that. Raises
+    ``FollowingStopped`` when the client has left or this process is being stopped, ``Unauthenticated`` when
+    the key was revoked meanwhile, ``SQLAlchemyError``.
     """
     last_yield = time.monotonic()
     while True:
         access.require_active(context.principal)
+        # Looked at before the events: what ends it is written together with its closing event.
+        ended = _has_ended(jobs, job_id)
         found = jobs.events(job_id, after)
         for event in found:
             after, last_yield = event.id, time.monotonic()
             yield event
-        if found and is_end(found[-1]):
-            return
         if found:
             continue
-        if context.disconnected() or lifecycle.stopping:
+        if ended:
             return
+        if context.disconnected() or lifecycle.stopping:
+            raise FollowingStopped
         if time.monotonic() - last_yield >= keepalive:
             last_yield = time.monotonic()
             yield None
         time.sleep(_POLL_SECONDS)
 
 
-def is_end(event: TrainingEvent) -> bool:
-    """Whether the job has ended with this event (it may still be resumed, if it failed)."""
-    return event.kind == EventKind.STATUS and event.data["status"] in _ENDED
+def _has_ended(jobs: JobStore, job_id: str) -> bool:
+    """Whether no event can come (a failed job may still be resumed: then it has not ended any more)."""
+    job = jobs.load(job_id)
+    return job is None or job.status in _ENDED

@@ -63,12 +63,12 @@ def connect_async(url: str, timeout: float | None = 5.0) -> redis.asyncio.Redis:
         "retry": AsyncRetry(NoBackoff(), 0),
     }
     if address.sentinels:
-        sentinel = redis.asyncio.sentinel.Sentinel(
-            address.sentinels, sentinel_kwargs={**address.sentinel_options(), **_SENTINEL_BOUNDS}
-        )
+        sentinels: Any = redis.asyncio.sentinel.Sentinel
+        sentinel = sentinels(address.sentinels, sentinel_kwargs=_sentinel_options(address))
         if address.tls:
             options["ssl"] = True
-        pool: Any = redis.asyncio.sentinel.SentinelConnectionPool(address.master_name, sentinel, **options)
+        of_sentinel: Any = redis.asyncio.sentinel.SentinelConnectionPool
+        pool: Any = of_sentinel(address.master_name, sentinel, **options)
     else:
         connections: Any = redis.asyncio.UnixDomainSocketConnection if address.socket else redis.asyncio.Connection
         pool = redis.asyncio.ConnectionPool(
@@ -77,23 +77,25 @@ def connect_async(url: str, timeout: float | None = 5.0) -> redis.asyncio.Redis:
     return redis.asyncio.Redis.from_pool(pool)
 
 
-#: A Sentinel that is away must not hold up the way to the others.
-_SENTINEL_BOUNDS = {"socket_connect_timeout": CONNECT_TIMEOUT_SECONDS, "socket_timeout": CONNECT_TIMEOUT_SECONDS}
+def _sentinel_options(address: RedisAddress) -> dict[str, Any]:
+    # A Sentinel that is away must not hold up the way to the others.
+    bounds = {"socket_connect_timeout": CONNECT_TIMEOUT_SECONDS, "socket_timeout": CONNECT_TIMEOUT_SECONDS}
+    return {**address.sentinel_options(), **bounds}
 
 
 def _pool(
     address: RedisAddress,
     plain: type[redis.ConnectionPool],
-    of_sentinel: type[redis.sentinel.SentinelConnectionPool],
+    of_sentinel: Any,
     **options: Any,
 ) -> redis.ConnectionPool:
     options |= address.redis_options()
     if address.sentinels:
-        sentinel = redis.sentinel.Sentinel(
-            address.sentinels, sentinel_kwargs={**address.sentinel_options(), **_SENTINEL_BOUNDS}
-        )
+        sentinels: Any = redis.sentinel.Sentinel
+        sentinel = sentinels(address.sentinels, sentinel_kwargs=_sentinel_options(address))
         if address.tls:
             options["ssl"] = True
-        return of_sentinel(address.master_name, sentinel, **options)
+        pool: redis.ConnectionPool = of_sentinel(address.master_name, sentinel, **options)
+        return pool
     connections: Any = redis.UnixDomainSocketConnection if address.socket else redis.Connection
     return plain(connection_class=redis.SSLConnection if address.tls else connections, **options)

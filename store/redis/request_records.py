@@ -99,16 +99,16 @@ class RequestStore:
     """Records live until some time after their deadline."""
 
     def __init__(self, client: redis.Redis, ttl: int) -> None:
-        self._client = client
+        self.client = client
         self._ttl = ttl
 
     def save(self, record: RequestRecord, client: redis.Redis | None = None) -> None:
         """Keep a record; through ``client``, a pipeline, where one is given."""
         lifetime = max(1, int(record.deadline - time.time())) + self._ttl
-        (self._client if client is None else client).set(redis_keys.request(record.id), record.to_json(), ex=lifetime)
+        (self.client if client is None else client).set(redis_keys.request(record.id), record.to_json(), ex=lifetime)
 
     def load(self, request_id: str) -> RequestRecord | None:
-        text = self._client.get(redis_keys.request(request_id))
+        text = self.client.get(redis_keys.request(request_id))
         return RequestRecord.from_json(text) if text else None
 
 

@@ -63,6 +63,16 @@ class ApiKey(Base):
     revoked_at: Mapped[datetime | None] = mapped_column(Utc)
 
 
+class Installation(Base):
+    """The one row that tells this installation from others; see ``store.installation``."""
+
+    __tablename__ = "installation"
+
+    #: Always 1: a second row cannot be.
+    number: Mapped[int] = mapped_column(primary_key=True, autoincrement=False)
+    id: Mapped[str] = mapped_column(String(32))
+
+
 class TrainingJob(Base):
     """One fine-tuning. Only ``store.sql.jobs`` writes it."""
 

@@ -50,6 +50,12 @@ def read(client: redis.Redis, request_id: str, after: EntryId = START, count: in
     return entries_from_rows(rows)
 
 
+def last(client: redis.Redis, request_id: str) -> Entry | None:
+    """Return the newest entry; None when there is none."""
+    rows: Any = client.xrevrange(redis_keys.log(request_id), count=1)
+    return entries_from_rows(rows)[0] if rows else None
+
+
 def end(client: redis.Redis, request_id: str, ttl: int, data: dict[str, Any]) -> bool:
     """Write the terminal entry from outside the worker. False when the log had ended."""
     keys = [redis_keys.log(request_id), redis_keys.log_channel(request_id), redis_keys.request(request_id)]

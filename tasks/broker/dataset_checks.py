@@ -16,7 +16,7 @@ from typing import Any
 
 import redis
 
-from engines.training.datasets.check import CheckRequest, CheckResult
+from engines.training.datasets.check_messages import CheckRequest, CheckResult
 from engines.training.datasets.rows import Problem
 from settings import ROOT, child_environment
 from store.redis import keys

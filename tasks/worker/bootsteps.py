@@ -21,6 +21,7 @@ from sqlalchemy.exc import SQLAlchemyError
 from engines.errors import ConfigError, EngineError, UnknownModel
 from engines.registry import ModelSpec, load_registry
 from settings import Settings
+from store.installation import PrefixTakenError
 from store.sql import db
 from store.sql.adapters import AdapterStore
 from tasks.broker.names import QUEUE_INFER, is_inference_queue, model_queue, worker_queue
@@ -28,11 +29,9 @@ from tasks.worker.caches import prepare_caches
 from tasks.worker.celery_internals import disable_acknowledgement, stop_if_asked
 from tasks.worker.engine_host import EngineHost
 from tasks.worker.heartbeat import Heartbeat
+from tasks.worker.installation import EX_UNAVAILABLE
 
 log = logging.getLogger(__name__)
-
-#: Exit status of a worker that could not load its model.
-_EX_UNAVAILABLE = 69
 
 
 class EngineStep(bootsteps.StartStopStep):
@@ -75,14 +74,18 @@ class EngineStep(bootsteps.StartStopStep):
         self._host = EngineHost(self._settings, worker.hostname)
         queues = list(worker.app.amqp.queues.consume_from)
         self._heartbeat = Heartbeat(self._host, [spec.id for spec in self._specs], queues, worker.concurrency)
-        self._heartbeat.start()
+        try:
+            self._heartbeat.start()
+        except PrefixTakenError as error:
+            log.critical("The worker cannot serve: %s", error)
+            raise WorkerShutdown(EX_UNAVAILABLE) from error
         loading = self._host.start(self._specs)
         try:
             self._wait(loading)
         except EngineError as error:
             log.critical("The worker cannot serve: %s", error)
             self.terminate(worker)
-            raise WorkerShutdown(_EX_UNAVAILABLE) from error
+            raise WorkerShutdown(EX_UNAVAILABLE) from error
         self._load_adapters(self._host)
         worker.app.host = self._host
         # What was made while loading stays: the collector need not look through it again and again.

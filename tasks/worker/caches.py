@@ -28,7 +28,7 @@ def prepare_caches(environ: MutableMapping[str, str], var: Path) -> None:
 
 
 def _has_home(environ: MutableMapping[str, str]) -> bool:
-    home = Path(environ.get("HOME") or os.path.expanduser("~"))
+    home = Path(environ.get("HOME") or "~").expanduser()
     cache = home / ".cache"
     return os.access(cache if cache.is_dir() else home, os.W_OK | os.X_OK)
 

@@ -24,6 +24,7 @@ _TYPICAL = {
     "adapter_path": "a",
     "enable_lora": True,
     "max_lora_rank": 8,
+    "tool_call_parser": "hermes",
     "allow_auto_tuning": True,
 }
 _DOCUMENT = ROOT / "docs" / "configuration.md"

@@ -56,18 +56,27 @@ def copy(tmp_path: Path) -> Path:
     return tmp_path
 
 
-def test_the_front_door_runs_without_torch() -> None:
-    """Contracts see imports; this sees what is loaded when a data set is checked."""
-    code = """
-import sys
-from webapp import create_app
-import webapp.rpc.server
-from engines.training.datasets.check import CheckRequest, check
-found = check(CheckRequest('demo/train.jsonl', 'sft', '', 'models/demo', 512, 'refuse', 0.0))
-assert not found.problems and found.counted, found
-loaded = {'torch', 'vllm', 'transformers', 'trl', 'peft', 'datasets', 'celery'} & set(sys.modules)
-assert not loaded, loaded
-"""
+@pytest.mark.parametrize(
+    ("work", "heavy"),
+    [
+        (
+            "from webapp import create_app; import webapp.rpc.server, services.training.dataset_check",
+            "torch vllm transformers trl peft datasets celery",
+        ),
+        # A process of its own: it renders chat templates with transformers, which then loads no torch.
+        (
+            "from engines.training.datasets.check import check\n"
+            "from engines.training.datasets.check_messages import CheckRequest\n"
+            "found = check(CheckRequest('demo/train.jsonl', 'sft', '', 'models/demo', 512, 'refuse', 0.0))\n"
+            "assert not found.problems and found.counted, found",
+            "torch vllm trl peft datasets celery",
+        ),
+    ],
+    ids=["front doors", "check of a data set"],
+)
+def test_it_runs_without_torch(work: str, heavy: str) -> None:
+    """Contracts see imports; this sees what is loaded."""
+    code = f"{work}\nimport sys\nloaded = set({heavy.split()!r}) & set(sys.modules)\nassert not loaded, loaded"
     done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, timeout=60)
     assert done.returncode == 0, done.stderr
 

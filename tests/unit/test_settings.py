@@ -3,8 +3,9 @@
 from pathlib import Path
 
 import pytest
-from environs import EnvError
 
+from configuration.errors import ConfigurationError
+from configuration.redis_address import parse_redis
 from settings import Settings
 
 
@@ -19,7 +20,7 @@ def test_variables_win(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.setenv("CY_LLM_CONFIG", str(tmp_path / "c.json"))
     monkeypatch.setenv("CY_LLM_PORT", "9")
     settings = Settings.from_env()
-    assert settings.broker_url == "redis+socket:///run/r.sock"
+    assert parse_redis(settings.redis_url).socket == "/run/r.sock"
     assert settings.config_path == tmp_path / "c.json"
     assert settings.port == 9
 
@@ -27,7 +28,7 @@ def test_variables_win(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
 @pytest.mark.parametrize(("name", "value"), [("CY_LLM_PORT", "http"), ("CY_LLM_LOG_LEVEL", "LOUD")])
 def test_an_unreadable_value_names_its_variable(monkeypatch: pytest.MonkeyPatch, name: str, value: str) -> None:
     monkeypatch.setenv(name, value)
-    with pytest.raises(EnvError, match=name):
+    with pytest.raises(ConfigurationError, match=name):
         Settings.from_env()
 
 

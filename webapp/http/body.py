@@ -104,7 +104,9 @@ def _receive() -> bytes:
         stop_reading(request.environ)()
         if _deadlines.end(me):
             raise _too_slow() from None
-        raise InvalidRequest.of("incomplete_body", "", "The body is framed wrongly, or ended before its announced length") from None
+        raise InvalidRequest.of(
+            "incomplete_body", "", "The body is framed wrongly, or ended before its announced length"
+        ) from None
     finally:
         late = _deadlines.end(me)
     if late:

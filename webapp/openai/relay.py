@@ -17,9 +17,28 @@ from webapp.http.access_log import answer, bind_log_fields
 from webapp.http.current import context, services
 from webapp.openai.error_body import error_body
 
+#: The last event of every stream, after an error too: clients that wait for it would hang.
+_DONE = sse.event(b"[DONE]")
+#: How often a call is begun anew whose idempotency key had joined it to one that was just being given up.
+_TRIES = 3
+
 
 def relay(request: OpenAIRequest, streamed: bool) -> Response:
     """Send a request to its model's worker and answer as the worker's application answers."""
+    for _ in range(_TRIES - 1):
+        try:
+            return _relay(request, streamed)
+        except _JoinedALostTry:
+            # Its key is free now: the next try is a request of its own.
+            continue
+    return _relay(request, streamed)
+
+
+class _JoinedALostTry(RequestFailed):
+    """The request that the idempotency key had begun was cancelled meanwhile, with the client of its first try."""
+
+
+def _relay(request: OpenAIRequest, streamed: bool) -> Response:
     inference, call = services().inference, context()
     submission = inference.admit_openai(call, request)
     with ExitStack() as stack:
@@ -35,6 +54,14 @@ def relay(request: OpenAIRequest, streamed: bool) -> Response:
             return Response(_whole_body(entries), status=head["status"], content_type=head["content_type"])
         except ClientDisconnected:
             return Response(status=499)
+        except _Cancelled as error:
+            if submission.route is None:
+                raise _JoinedALostTry(error.failure) from None
+            raise
+
+
+class _Cancelled(RequestFailed):
+    """The request ended without an answer, because a client wanted no more."""
 
 
 def _head(entries: Iterator[Entry | None], patient: bool) -> dict[str, Any] | None:
@@ -49,7 +76,7 @@ def _head(entries: Iterator[Entry | None], patient: bool) -> dict[str, Any] | No
         if entry is not None and entry.kind == Kind.HEAD:
             return entry.json()
         if entry is not None and entry.terminal:
-            raise RequestFailed(_failure(entry))
+            raise _failed(entry)
     raise AssertionError("a log always ends with a terminal entry")
 
 
@@ -59,8 +86,13 @@ def _whole_body(entries: Iterator[Entry | None]) -> bytes:
         if entry is not None and entry.kind == Kind.BODY:
             parts.append(entry.data)
         elif entry is not None and entry.terminal and entry.json()["outcome"] != Outcome.FINISHED:
-            raise RequestFailed(_failure(entry))
+            raise _failed(entry)
     return b"".join(parts)
+
+
+def _failed(entry: Entry) -> RequestFailed:
+    kind = _Cancelled if entry.json()["outcome"] == Outcome.CANCELLED else RequestFailed
+    return kind(_failure(entry))
 
 
 def _events(stack: ExitStack, stream: RequestStream, entries: Iterator[Entry | None]) -> Iterator[bytes]:
@@ -75,11 +107,11 @@ def _events(stack: ExitStack, stream: RequestStream, entries: Iterator[Entry | N
             status = entry.json()["status"]
         elif entry.kind == Kind.BODY:
             # A refusal that comes after the stream was begun is JSON: one event.
-            return entry.data if status == 200 else sse.event(entry.data)
+            return entry.data if status == 200 else sse.event(entry.data) + _DONE
         elif entry.terminal and entry.json()["outcome"] != Outcome.FINISHED:
             failure = _failure(entry)
             line.code = failure.code
-            return sse.event(encode(error_body(failure)))
+            return sse.event(encode(error_body(failure))) + _DONE
         return b""
 
     with stack:
@@ -93,7 +125,7 @@ def _events(stack: ExitStack, stream: RequestStream, entries: Iterator[Entry | N
         except Exception as error:
             known = as_service_error(error)
             line.failed(known)
-            yield sse.event(encode(error_body(known.failure)))
+            yield sse.event(encode(error_body(known.failure))) + _DONE
 
 
 def _failure(entry: Entry) -> Failure:

@@ -9,6 +9,7 @@ import logs
 from engines.errors import ConfigError
 from services.bind_address import InsecureBindError
 from settings import Settings
+from store.installation import PrefixTakenError
 from webapp.rpc.server import CannotListen, Server
 
 log = logging.getLogger(__name__)
@@ -36,7 +37,7 @@ def main() -> int:
     stop = _StopFlag()
     try:
         server = Server(settings)
-    except (CannotListen, InsecureBindError, ConfigError) as error:
+    except (CannotListen, InsecureBindError, ConfigError, PrefixTakenError) as error:
         log.critical("The gRPC server cannot start: %s", error)
         return 1
     server.start()

@@ -5,9 +5,10 @@ from contextvars import ContextVar
 from typing import Any
 
 import grpc
+from google.protobuf.message import DecodeError
 
 from services.access import Access
-from services.errors import as_service_error
+from services.errors import InvalidRequest, as_service_error
 from services.request_log import AnswerRecord
 from store.sql.api_keys import Principal, Scope
 from text import clean_token
@@ -57,21 +58,43 @@ class Interceptor(grpc.ServerInterceptor):
             wrapped = self._single(method, details)
             kinds = (grpc.unary_unary_rpc_method_handler, grpc.stream_unary_rpc_method_handler)
         kind = kinds[int(handler.request_streaming)]
-        return kind(wrapped, handler.request_deserializer, handler.response_serializer)
+        return kind(wrapped, _lenient(handler.request_deserializer), handler.response_serializer)
 
     def _single(self, method: Callable[..., Any], details: grpc.HandlerCallDetails) -> Callable[..., Any]:
         def call(request: Any, context: grpc.ServicerContext) -> Any:
             with _Answering(self._access, details, context):
-                return method(request, context)
+                return method(_checked(request), context)
 
         return call
 
     def _streaming(self, method: Callable[..., Any], details: grpc.HandlerCallDetails) -> Callable[..., Any]:
         def call(request: Any, context: grpc.ServicerContext) -> Iterator[Any]:
             with _Answering(self._access, details, context):
-                yield from method(request, context)
+                yield from method(_checked(request), context)
 
         return call
+
+
+class _Malformed:
+    """Stands for a message that is none: gRPC would answer INTERNAL, as if the fault were this software's."""
+
+
+def _lenient(parse: Callable[[bytes], Any]) -> Callable[[bytes], Any]:
+    def parse_or_mark(data: bytes) -> Any:
+        try:
+            return parse(data)
+        except DecodeError:
+            return _Malformed()
+
+    return parse_or_mark
+
+
+def _checked(request: Any) -> Any:
+    """Return a message, or a stream of them that is checked as it is read. Raises ``InvalidRequest``."""
+    if isinstance(request, _Malformed):
+        description = "The message does not have the form of the service's .proto, or holds text that is not UTF-8"
+        raise InvalidRequest.of("invalid_message", "", description)
+    return map(_checked, request) if isinstance(request, Iterator) else request
 
 
 class _Answering:

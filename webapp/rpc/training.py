@@ -7,7 +7,8 @@ from typing import Any
 import grpc
 
 from services.context import RequestContext
-from services.errors import InvalidRequest
+from services.errors import InvalidRequest, JobGoesOn
+from services.training.events import FollowingStopped
 from services.training.progress import current_epoch, percent, remaining_seconds, shown_status
 from services.training.service import TrainingService
 from store.sql.jobs import EventKind, JobStatus, elapsed_seconds
@@ -67,9 +68,13 @@ class TrainingServicer:
         job = self._training.start(caller, to_request(load(TrainingSchema, to_body(request))))
         trace_id = request.metadata.trace_id or job.id
         yield _progress(job, trace_id)
-        for event in self._training.follow(caller, job, 0):
-            if event is not None:
-                yield _progress(self._training.find(call.principal, job.id), trace_id, event)
+        try:
+            for event in self._training.follow(caller, job, 0):
+                if event is not None:
+                    yield _progress(self._training.find(call.principal, job.id), trace_id, event)
+        except FollowingStopped:
+            if context.is_active():
+                raise JobGoesOn(job.id) from None
 
     def GetTrainingStatus(self, request: Any, _: grpc.ServicerContext) -> Any:
         """Where a job is."""

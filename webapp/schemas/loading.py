@@ -13,7 +13,17 @@ from services.errors import InvalidRequest
 from store.token_log.outcomes import Detail
 from text import NotText, decode, field_with_half_a_character, has_control_characters, require_whole_characters
 
-__all__ = ["Digits", "Integer", "Name", "NullIsAbsentSchema", "Number", "StrictSchema", "cached_schema", "json_object", "load"]
+__all__ = [
+    "Digits",
+    "Integer",
+    "Name",
+    "NullIsAbsentSchema",
+    "Number",
+    "StrictSchema",
+    "cached_schema",
+    "json_object",
+    "load",
+]
 
 
 class StrictSchema(NullIsAbsentSchema):

@@ -64,9 +64,7 @@ class LoraConfigSchema(StrictSchema):
     r = Integer(validate=validate.Range(min=1, max=512))
     loraAlpha = Number(validate=validate.Range(min=0, min_inclusive=False))
     loraDropout = Number(validate=validate.Range(min=0.0, max=1.0, max_inclusive=False))
-    targetModules = fields.List(
-        Name(validate=validate.Length(min=1, max=128)), validate=validate.Length(min=1, max=64)
-    )
+    targetModules = fields.List(Name(validate=validate.Length(min=1, max=128)), validate=validate.Length(min=1, max=64))
     bias = fields.String(load_default="none", validate=validate.OneOf(["none", "all", "lora_only"]))
 
 

@@ -8,7 +8,7 @@ from flask import Blueprint, Response, jsonify
 
 from services.context import RequestContext
 from services.errors import as_service_error
-from services.training.events import is_end
+from services.training.events import FollowingStopped
 from services.training.progress import shown_status
 from services.training.service import parse_event_number
 from store.sql.jobs import JobStatus
@@ -109,8 +109,10 @@ def _stream(call: RequestContext, job: TrainingJob, after: int) -> Iterator[byte
                 yield sse.KEEPALIVE
                 continue
             yield sse.event(_encode(describe_event(event)), str(event.id), event.kind)
-            if is_end(event):
-                yield sse.event(b"[DONE]")
+        yield sse.event(b"[DONE]")
+    except FollowingStopped:
+        # Without the last word: a browser comes back by itself, with the id of what it had last.
+        return
     except Exception as error:
         known = as_service_error(error)
         answer().failed(known)

@@ -16,7 +16,7 @@ from services.errors import InvalidRequest, ServiceError, TooManyStreams, as_ser
 from services.inference.request_stream import ClientDisconnected, ProcessStopping, RequestStream
 from services.inference.service import parse_event_id
 from services.request_log import AnswerRecord
-from services.training.events import is_end
+from services.training.events import FollowingStopped
 from services.training.service import parse_event_number
 from store.redis.request_records import RequestRecord
 from store.sql.api_keys import Principal, Scope
@@ -97,6 +97,7 @@ class WebSocketConnection:
         line, tags = self._line("frame"), dict[str, str]()
         try:
             frame = json_object(raw, "A frame")
+            frame = {name: value for name, value in frame.items() if value is not None}
             tags = {name: frame[name] for name in ("ref", "id", "jobId") if isinstance(frame.get(name), str)}
             action = self._actions.get(str(frame.get("type")))
             if action is None:
@@ -166,8 +167,8 @@ class WebSocketConnection:
         def run() -> None:
             try:
                 work()
-            except ClientDisconnected:
-                log.debug("The client of a socket has left")
+            except (ClientDisconnected, FollowingStopped):
+                log.debug("The client of a socket has left, or this process is being stopped")
             except Exception as error:
                 self._fail(line, as_service_error(error), **tags)
             finally:
@@ -204,8 +205,7 @@ class WebSocketConnection:
         for event in self._services.training.follow(self._context(), job, after):
             if event is not None:
                 self._send("job", event=event.kind, eventId=str(event.id), **describe_event(event))
-                if is_end(event):
-                    self._send("done", jobId=job.id)
+        self._send("done", jobId=job.id)
 
     # Writing.
 

@@ -1,6 +1,6 @@
 """``python -m engines.training.datasets.check``: check one data set, in a process with bounds of its own.
 
-Reads a :class:`CheckRequest` as JSON on standard input, writes a :class:`CheckResult` as JSON on standard
+Reads a ``CheckRequest`` as JSON on standard input, writes a ``CheckResult`` as JSON on standard
 output. A process of its own, because reading and tokenizing would hold up whoever streams beside it,
 and because only a process can be given so much memory and no more. Needs no torch.
 """
@@ -10,52 +10,16 @@ import os
 import resource
 import sys
 from collections.abc import Iterator
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
 from child_process import die_with_parent
-from engines.training.datasets.formats import SampleReader
+from engines.training.datasets.check_messages import CheckRequest, CheckResult
+from engines.training.datasets.formats import COLUMNS, SampleReader
 from engines.training.datasets.lengths import TokenCounter, tokenizer_folder
 from engines.training.datasets.load import LengthCheck, evaluation_rows
 from engines.training.datasets.rows import DatasetError, Problem, read_rows, whole
-
-
-@dataclass(frozen=True)
-class CheckRequest:
-    """What to check, and how much it may cost."""
-
-    path: str
-    method: str
-    format: str
-    #: Folder of the base model, or its name on the hub; lengths are not counted where this host has no tokenizer.
-    model: str
-    max_tokens: int
-    long_rows: str
-    eval_split: float
-    #: Bytes of the file, rows, bytes of memory; 0 is no bound.
-    max_bytes: int = 0
-    max_rows: int = 0
-    max_memory: int = 0
-    #: Whether a tokenizer that is not on this host may be fetched from the hub.
-    download: bool = False
-
-
-@dataclass(frozen=True)
-class CheckResult:
-    """What was found. ``problems`` is empty for a data set that can be trained on."""
-
-    problems: list[Problem] = field(default_factory=list)
-    format: str = ""
-    rows: int = 0
-    longest: int = 0
-    #: Whether lengths were counted.
-    counted: bool = False
-
-    @classmethod
-    def from_json(cls, text: bytes) -> "CheckResult":
-        document = json.loads(text)
-        return cls(**{**document, "problems": [Problem(**problem) for problem in document["problems"]]})
 
 
 def check(request: CheckRequest) -> CheckResult:
@@ -69,7 +33,7 @@ def check(request: CheckRequest) -> CheckResult:
         _require_size(path, request.max_bytes)
         reader = SampleReader(request.method, request.format)
         lengths = LengthCheck(counter, request.max_tokens, request.long_rows)
-        for line, samples in reader.read(_bounded(read_rows(path), request.max_rows)):
+        for line, samples in reader.read(_bounded(read_rows(path, COLUMNS), request.max_rows)):
             lengths.keep(line, samples)
         lengths.require_usable(reader.rows)
         evaluation_rows(lengths.kept, request.eval_split)
@@ -79,7 +43,7 @@ def check(request: CheckRequest) -> CheckResult:
         limit = request.max_memory // 2**20
         problem = f"it needs more memory than a check may use ({limit} MiB); split it into smaller rows, or use .jsonl"
         return CheckResult([Problem(0, "", problem)])
-    return CheckResult([], reader.format, reader.rows, lengths.longest, counter is not None)
+    return CheckResult([], reader.format, reader.rows, lengths.longest, counter is not None, reader.empty)
 
 
 def _require_size(path: Path, bound: int) -> None:
@@ -104,7 +68,8 @@ def main() -> int:
     request = CheckRequest(**json.load(sys.stdin))
     if request.max_memory:
         resource.setrlimit(resource.RLIMIT_AS, (request.max_memory, request.max_memory))
-    json.dump(asdict(check(request)), sys.stdout, ensure_ascii=False)
+    # ASCII: a message may repeat half a character of the file.
+    json.dump(asdict(check(request)), sys.stdout)
     return 0
 
 

@@ -1,18 +1,20 @@
 """How many tokens a sample has, by the base model's own tokenizer and chat template."""
 
-import json
-from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-from jinja2 import Template
-from jinja2.sandbox import ImmutableSandboxedEnvironment
-from tokenizers import Tokenizer
+from jinja2.exceptions import TemplateError
 
 from engines.training.datasets.formats import Sample
 
 #: Files that :class:`TokenCounter` reads.
-_FILES = ["tokenizer.json", "tokenizer_config.json", "chat_template.jinja"]
+_FILES = [
+    "tokenizer.json",
+    "tokenizer_config.json",
+    "special_tokens_map.json",
+    "chat_template.jinja",
+    "chat_template.json",
+]
 
 
 def tokenizer_folder(model: str, download: bool) -> Path:
@@ -32,33 +34,35 @@ def tokenizer_folder(model: str, download: bool) -> Path:
         raise FileNotFoundError(f"this host has no tokenizer of {model}: {type(error).__name__}") from error
 
 
+class TemplateRefusal(Exception):
+    """The chat template cannot render a conversation; the message is the template's own, or names what it lacks."""
+
+
 class TokenCounter:
-    """Counts with ``tokenizer.json`` and the chat template of a model folder; needs no torch."""
+    """Counts with the tokenizer and the chat template of a model folder, by transformers itself; needs no torch."""
 
     def __init__(self, folder: Path) -> None:
         """Raises ``OSError`` where the folder has no tokenizer that can be read without its library."""
-        self._folder = folder
         if not (folder / "tokenizer.json").is_file():
             raise FileNotFoundError(f"{folder.name} has no tokenizer.json")
-        self._tokenizer = Tokenizer.from_file(str(folder / "tokenizer.json"))
-
-    @cached_property
-    def _template(self) -> Template | None:
-        # As transformers renders it: the sandbox, and lines of control blocks leave no white space.
-        environment = ImmutableSandboxedEnvironment(trim_blocks=True, lstrip_blocks=True)
-        path = self._folder / "chat_template.jinja"
-        if path.is_file():
-            return environment.from_string(path.read_text(encoding="utf-8"))
-        config = self._folder / "tokenizer_config.json"
-        text = json.loads(config.read_text(encoding="utf-8")).get("chat_template") if config.is_file() else None
-        return environment.from_string(text) if isinstance(text, str) else None
+        try:
+            # Late, and in the check's own process or the trainer's: the front door starts without it.
+            from transformers.tokenization_utils_tokenizers import PreTrainedTokenizerFast
+        except ImportError as error:
+            raise FileNotFoundError("transformers is not installed on this host") from error
+        try:
+            self._tokenizer = PreTrainedTokenizerFast.from_pretrained(str(folder), local_files_only=True)
+        except Exception as error:
+            # Whatever the library makes of a file that it does not understand.
+            raise FileNotFoundError(f"the tokenizer of {folder.name} cannot be read: {type(error).__name__}") from error
+        self._encoder = self._tokenizer.backend_tokenizer
 
     @property
     def has_template(self) -> bool:
-        return self._template is not None
+        return bool(self._tokenizer.chat_template)
 
     def count(self, sample: Sample) -> int:
-        """Tokens of the longest sequence that the sample makes."""
+        """Tokens of the longest sequence that the sample makes. Raises ``TemplateRefusal``."""
         if "text" in sample:
             return self._tokens(sample["text"])
         endings = [sample[name] for name in ("completion", "chosen", "rejected") if name in sample]
@@ -71,12 +75,16 @@ class TokenCounter:
         return self._tokens(self._render([*_as_messages(prompt, "user"), *_as_messages(ending, "assistant")]))
 
     def _render(self, messages: list[dict[str, str]]) -> str:
-        if self._template is None:
+        if not self.has_template:
             return "".join(message["content"] for message in messages)
-        return self._template.render(messages=messages, add_generation_prompt=False)
+        try:
+            return str(self._tokenizer.apply_chat_template(messages, tokenize=False))
+        except (TemplateError, ValueError, TypeError, KeyError, AttributeError, ArithmeticError) as error:
+            # The template is the model's own program.
+            raise TemplateRefusal(str(error) or type(error).__name__) from error
 
     def _tokens(self, text: str) -> int:
-        return len(self._tokenizer.encode(text, add_special_tokens=False).ids)
+        return len(self._encoder.encode(text, add_special_tokens=False).ids)
 
 
 def _as_messages(value: Any, role: str) -> list[dict[str, str]]:

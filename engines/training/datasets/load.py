@@ -4,9 +4,9 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from engines.training.datasets.formats import Sample, SampleReader
-from engines.training.datasets.lengths import TokenCounter
-from engines.training.datasets.rows import DatasetError, Problem, read_rows, whole
+from engines.training.datasets.formats import COLUMNS, Sample, SampleReader
+from engines.training.datasets.lengths import TemplateRefusal, TokenCounter
+from engines.training.datasets.rows import DatasetError, Problem, at_line, read_rows, whole
 from engines.training.spec import LongRows
 
 
@@ -22,6 +22,8 @@ class Dataset:
     #: Rows longer than allowed, and what the longest has. Tokens; 0 where nothing could be counted.
     long_rows: int = 0
     longest: int = 0
+    #: Rows that were left out because their answer is empty.
+    empty_rows: int = 0
 
 
 class LengthCheck:
@@ -43,7 +45,10 @@ class LengthCheck:
             if isinstance(samples[-1].get("prompt"), list) and not self._counter.has_template:
                 raise whole("the base model's tokenizer has no chat template: rows of messages cannot be used with it")
             # A conversation's last sample holds all of it: one count a row, linear in its length.
-            length = self._counter.count(samples[-1])
+            try:
+                length = self._counter.count(samples[-1])
+            except TemplateRefusal as refusal:
+                raise at_line(line, f"the base model's chat template cannot render this row: {refusal}") from refusal
             if length > self.longest:
                 self.longest, self._longest_line = length, line
             if length > self._max_tokens:
@@ -77,7 +82,7 @@ def load_dataset(
     """Read and check all of it. ``counter`` None leaves lengths unchecked. Raises ``DatasetError``."""
     reader = SampleReader(method, format)
     lengths = LengthCheck(counter, max_tokens, long_rows)
-    rows = [samples for line, samples in reader.read(read_rows(path)) if lengths.keep(line, samples)]
+    rows = [samples for line, samples in reader.read(read_rows(path, COLUMNS)) if lengths.keep(line, samples)]
     lengths.require_usable(reader.rows)
     kept_apart = evaluation_rows(len(rows), eval_split)
     train, evaluation = (rows[:-kept_apart], rows[-kept_apart:]) if kept_apart else (rows, [])
@@ -88,6 +93,7 @@ def load_dataset(
         [sample for row in evaluation for sample in row],
         lengths.too_long,
         lengths.longest,
+        reader.empty,
     )
 
 

@@ -1,6 +1,7 @@
 """From a specification to the trainer library's objects."""
 
 import os
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -47,6 +48,8 @@ def make_trainer(spec: TrainingSpec, params: HyperParams, dataset: Dataset, repo
     """Return a trl trainer on the base model. ``params`` may have a smaller batch than the specification."""
     tokenizer = AutoTokenizer.from_pretrained(spec.base_model, trust_remote_code=False)
     model = load_model(spec)
+    if spec.lora is not None:
+        _require_modules(model, spec.lora.target_modules)
     lora = None
     if spec.lora is not None and spec.start_adapter:
         model = PeftModel.from_pretrained(model, spec.start_adapter, is_trainable=True)
@@ -67,6 +70,7 @@ def make_trainer(spec: TrainingSpec, params: HyperParams, dataset: Dataset, repo
 def arguments(spec: TrainingSpec, params: HyperParams, evaluates: bool) -> SFTConfig | DPOConfig:
     """Return the trainer library's arguments."""
     gpu = torch.cuda.is_available()
+    half = half_precision()
     common: dict[str, Any] = {
         "output_dir": spec.work_dir,
         "per_device_train_batch_size": params.batch_size,
@@ -90,7 +94,8 @@ def arguments(spec: TrainingSpec, params: HyperParams, evaluates: bool) -> SFTCo
         # A loss that is not a number must be seen, not smoothed away.
         "logging_nan_inf_filter": False,
         "gradient_checkpointing": gpu,
-        "bf16": gpu,
+        "bf16": half is torch.bfloat16,
+        "fp16": half is torch.float16,
         "use_cpu": not gpu,
         "report_to": [],
         "disable_tqdm": True,
@@ -115,7 +120,7 @@ def lora_config(lora: Lora) -> LoraConfig:
 
 
 def load_model(spec: TrainingSpec) -> Any:
-    """Load the base model, in bfloat16 on a GPU; quantized if asked. Raises ``TrainingError``."""
+    """Load the base model, in half precision on a GPU; quantized if asked. Raises ``TrainingError``."""
     gpu = torch.cuda.is_available()
     quantization = None
     if spec.quantization is not None and spec.quantization.use_4bit:
@@ -128,10 +133,42 @@ def load_model(spec: TrainingSpec) -> Any:
         )
     return AutoModelForCausalLM.from_pretrained(
         spec.base_model,
-        dtype=torch.bfloat16 if gpu else torch.float32,
+        dtype=_weights_type(spec),
         quantization_config=quantization,
         trust_remote_code=False,
     )
+
+
+def half_precision() -> torch.dtype | None:
+    """Return the type that this machine trains in: bfloat16 where its GPU computes with it, float16 on an older GPU
+    (T4, V100), None for float32 on a CPU."""
+    if not torch.cuda.is_available():
+        return None
+    return torch.bfloat16 if torch.cuda.is_bf16_supported(including_emulation=False) else torch.float16
+
+
+def _weights_type(spec: TrainingSpec) -> torch.dtype:
+    half = half_precision()
+    if half is None:
+        return torch.float32
+    # Weights that are trained in float16 lose their gradients to its small range: they stay in float32, and only the
+    # computation is in float16. Frozen ones need no gradients.
+    return torch.float32 if half is torch.float16 and spec.lora is None else half
+
+
+def _require_modules(model: Any, names: Sequence[str]) -> None:
+    """Raise ``TrainingError`` for target modules that the model has not; the message lists those that it has."""
+    linear = [
+        name
+        for name, module in model.named_modules()
+        if not list(module.children()) and getattr(getattr(module, "weight", None), "ndim", 0) >= 2
+    ]
+    unknown = [name for name in names if not any(m == name or m.endswith(f".{name}") for m in linear)]
+    if unknown:
+        known = ", ".join(sorted({name.rpartition(".")[2] for name in linear}))
+        raise TrainingError(
+            "target_modules", f"The base model has no layer called {', '.join(unknown)}; it has {known}"
+        )
 
 
 def _with_padding(tokenizer: PreTrainedTokenizerBase) -> PreTrainedTokenizerBase:

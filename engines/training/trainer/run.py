@@ -22,6 +22,8 @@ def run(spec: TrainingSpec, channel: Channel, stop: StopFlag) -> None:
     for name in checkpoints.remove_broken(work_dir):
         channel.send(Event.NOTE, message=f"{name} was cut off while it was written, and is removed")
     dataset = read_dataset(spec)
+    if dataset.empty_rows:
+        channel.send(Event.NOTE, message=f"{dataset.empty_rows} rows have an empty answer and are left out")
     params = spec.params
     while True:
         try:

@@ -14,6 +14,7 @@ from tasks.broker.names import QUEUE_BACKGROUND
 from tasks.worker.background.handlers import PERIODIC, HandlerContext
 from tasks.worker.background.runner import BackgroundRunner
 from tasks.worker.celery_internals import disable_acknowledgement
+from tasks.worker.installation import require_installation
 from tasks.worker.job_watcher import JobWatcher
 
 
@@ -40,6 +41,7 @@ class BackgroundStep(bootsteps.StartStopStep):
         name = f"{worker.hostname}:{secrets.token_hex(4)}"
         worker.app.background = BackgroundRunner(HandlerContext(settings, sessions), name)
         client = connect(settings.redis_url)
+        require_installation(client, sessions)
         self._watcher = JobWatcher(client, QUEUE_BACKGROUND, jobs.claimable, submit.enqueue_background, save_due)
         self._watcher.start()
 

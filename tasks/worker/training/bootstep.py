@@ -18,6 +18,7 @@ from tasks.broker import submit
 from tasks.broker.names import QUEUE_TRAIN
 from tasks.worker.caches import prepare_caches
 from tasks.worker.celery_internals import disable_acknowledgement
+from tasks.worker.installation import require_installation
 from tasks.worker.job_watcher import JobWatcher
 from tasks.worker.training.dataset_checker import DatasetCheckThread
 from tasks.worker.training.job_runner import JobRunner
@@ -58,6 +59,7 @@ class TrainingStep(bootsteps.StartStopStep):
         sessions = db.sessions(db.connect(settings.database_url))
         jobs = JobStore(sessions)
         client = connect(settings.redis_url)
+        require_installation(client, sessions)
         self._watcher = JobWatcher(client, QUEUE_TRAIN, jobs.claimable, submit.enqueue_training)
         runner = JobRunner(
             settings,

@@ -70,7 +70,7 @@ def test_a_model_may_be_called_default() -> None:
         ({"m": {}}, ["'m'", "'model_path'", "Missing"]),
         ({"m": {"model_path": ""}}, ["'m'", "'model_path'"]),
         ({"m": {"model_path": "x", "max_model_length": 5}}, ["'m'", "'max_model_length'", "max_model_len"]),
-        ({"m": {"model_path": "x", "max_model_len": "8k"}}, ["'m'", "'max_model_len'", "integer"]),
+        ({"m": {"model_path": "x", "max_model_len": "8k"}}, ["'m'", "'max_model_len'", "whole number"]),
         ({"m": {"model_path": "x", "max_model_len": 0}}, ["'max_model_len'", "greater than or equal to 1"]),
         (
             {"m": {"model_path": "x", "gpuMemoryUtilization": 1.5}},

@@ -32,6 +32,7 @@ def test_open_to_the_network_is_refused(url: str, host: str) -> None:
         addresses(Settings(database_url=url, host=host))
 
 
-@pytest.mark.parametrize("host", ["127.0.0.1", "localhost", "[::1]"])
+@pytest.mark.parametrize("host", ["127.0.0.1", "localhost", "::1"])
 def test_loopback_may_be_named(url: str, host: str) -> None:
-    assert addresses(Settings(database_url=url, host=host))[0] == f"{host}:8080"
+    shown = f"[{host}]" if ":" in host else host
+    assert addresses(Settings(database_url=url, host=host))[0] == f"{shown}:8080"

@@ -20,7 +20,7 @@ def closing() -> Iterator[ExitStack]:
 
 
 def limits(client: redis.Redis, server: RedisServer, closing: ExitStack, rate: int = 0, streams: int = 0) -> Limits:
-    made = Limits(client, server.url, rate, streams)
+    made = Limits(client, rate, streams)
     closing.callback(made.close)
     return made
 

@@ -116,7 +116,7 @@ def test_every_file_type_holds_the_same_rows(tmp_path: Path) -> None:
         ("a.jsonl", "", 0, "no row"),
         ("a.jsonl", '{"text": "x"}\n{"txt": "y"}\n', 2, "'text' is missing"),
         ("a.jsonl", '{"other": "x"}\n', 1, "no known kind of row"),
-        ("a.jsonl", '["x"]\n', 1, "no known kind of row"),
+        ("a.jsonl", '["x"]\n', 1, "must be an object, not str"),
         ("a.jsonl", '{"text": "x"}\n["x"]\n', 2, "must be an object"),
     ],
 )
@@ -136,13 +136,13 @@ def test_a_file_that_is_not_text(tmp_path: Path) -> None:
     ("row", "field", "words"),
     [
         ({"messages": [{"role": "robot", "content": "x"}]}, "messages[0].role", "system, user, assistant, tool"),
-        ({"messages": [{"role": "user", "content": 5}]}, "messages[0].content", "must be text, not int"),
+        ({"messages": [{"role": "user", "content": True}]}, "messages[0].content", "must be text, not bool"),
         ({"messages": []}, "messages", "must be a list of messages"),
         ({"messages": [{"role": "user", "content": "x"}]}, "messages", "no answer"),
         ({"messages": ["x"]}, "messages[0]", "must be an object"),
         ({"conversations": [{"from": "robot", "value": "x"}]}, "conversations[0].from", "human"),
-        ({"prompt": "x", "completion": " "}, "completion", "must not be empty"),
-        ({"instruction": "x", "input": 3, "output": "y"}, "input", "must be text, not int"),
+        ({"prompt": " ", "completion": "x"}, "prompt", "must not be empty"),
+        ({"instruction": "x", "input": {}, "output": "y"}, "input", "must be text, not dict"),
     ],
 )
 def test_a_bad_row_is_told_with_its_field(tmp_path: Path, row: Any, field: str, words: str) -> None:

@@ -7,6 +7,7 @@ from typing import Any
 
 import pytest
 
+from engines.training.datasets.load import Dataset
 from engines.training.datasets.rows import whole
 from engines.training.spec import (
     HyperParams,
@@ -139,7 +140,7 @@ def test_out_of_memory_goes_on_with_a_smaller_batch(tmp_path: Path, monkeypatch:
             self.said.append((event, values))
 
     monkeypatch.setattr(module, "_train", train)
-    monkeypatch.setattr(module, "read_dataset", lambda spec: None)
+    monkeypatch.setattr(module, "read_dataset", lambda spec: Dataset("text", 1, [], []))
     channel = Channel()
     module.run(replace(SPEC, work_dir=str(tmp_path), params=HyperParams(batch_size=8)), channel, None)  # type: ignore[arg-type]
     assert tried == [8, 4, 2]
