@@ -208,7 +208,10 @@ class Settings:
         "CY_LLM_STREAM_TTL_SECONDS", 600, env.whole(1, 604_800), "how long a finished stream can be read"
     )
     max_queue_size: int = _var(
-        "CY_LLM_MAX_QUEUE_SIZE", 1000, _COUNT, "requests that may wait in a queue before new ones are refused"
+        "CY_LLM_MAX_QUEUE_SIZE",
+        1000,
+        env.whole(0, 1_000_000_000),
+        "requests that may wait in a queue before new ones are refused",
     )
     requests_per_minute: int = _var(
         "CY_LLM_REQUESTS_PER_MINUTE", 0, _LIMIT, "what one API key may send a minute", shown="`0` (no limit)"

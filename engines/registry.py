@@ -22,6 +22,8 @@ from text import NotText, decode, quote, require_whole_characters
 
 #: Model ids appear in queue names and URLs.
 _MODEL_ID = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}\Z")
+#: The name of the model that a request without one gets.
+DEFAULT_ALIAS = "default"
 #: ``default_max_tokens`` of a model whose answers may fill its context.
 CONTEXT = "context"
 #: Tokens of an answer when neither request nor model file names a number (the interface document's default).

@@ -69,7 +69,7 @@ def test_close_codes_say_why(fake_stack: Stack, key: str | None, frame: str | No
     [
         ("nonsense", ""),
         ("[]", ""),
-        ('{"type": "start", "ref": "\\ud800"}', ""),
+        ('{"type": "start", "ref": "\\ud800"}', "ref"),
         ("[" * 100_000, ""),
         (json.dumps({"type": "dance"}), "type"),
         (json.dumps({"type": "start", "ref": "r"}), "request.modelId"),

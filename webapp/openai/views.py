@@ -5,6 +5,7 @@ from typing import Any
 from flask import Blueprint, Response, jsonify
 from marshmallow import Schema
 
+from engines.registry import DEFAULT_ALIAS
 from services.inference.submission import OpenAIRequest
 from store.sql.adapters import reference
 from store.sql.tables import Adapter
@@ -38,7 +39,10 @@ def list_models() -> Response:
     specs, adapters = catalog.served(principal())
     data = [_describe_model(spec.id) for spec in specs]
     # A picker shows only what is listed.
-    data += [_describe_model(alias, spec.id) for spec in specs for alias in catalog.registry.aliases_of(spec.id)]
+    for spec in specs:
+        aliases = catalog.registry.aliases_of(spec.id)
+        # Of every installation there is a "default": it is what a request without a model gets, no model to pick.
+        data += [_describe_model(alias, spec.id) for alias in aliases if alias != DEFAULT_ALIAS]
     data += [_describe_adapter(adapter) for adapter in adapters]
     return jsonify({"object": "list", "data": data})
 

@@ -119,6 +119,8 @@ def _kind(text: str) -> str:
         return "required"
     if text.startswith("Unknown field"):
         return "unknown_field"
-    if text.startswith(("Not a valid", "Field may not be null", "Must be a whole number.", "Must be a number.")):
+    if text.startswith(
+        ("Not a valid", "Field may not be null", "Must be a whole number.", "Must be a number.", "Must be text.")
+    ):
         return "invalid_type"
-    return "invalid_value"
+    return "invalid_text" if text.startswith("Must not hold control") else "invalid_value"
