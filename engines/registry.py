@@ -77,7 +77,7 @@ class ModelSpec:
     )
     tool_call_parser: str | None = _key(
         "vLLM's name of the parser that finds tool calls in an answer (`hermes`, `llama3_json`, …); "
-        "without one, tools are refused unless `tool_choice` forces one",
+        "without one, tools are refused unless `tool_choice` is `none`",
         None,
     )
     chunk_merge_ms: int = _key(

@@ -32,6 +32,7 @@ from engines.types import (
 )
 from engines.vllm.adapters import AdapterTable
 from engines.vllm.cpu import prepare_cpu
+from engines.vllm.form_check import FormCheck
 from engines.vllm.internals import (
     EngineDeadError,
     EngineGenerateError,
@@ -41,7 +42,7 @@ from engines.vllm.internals import (
     tokenize_text,
 )
 from engines.vllm.logging import EngineLog
-from engines.vllm.openai_answer import as_openai_answers
+from engines.vllm.openai_answer import OpenAIAnswers
 from engines.vllm.openai_app import OpenAIApp
 from engines.vllm.resume import ResumedText
 from engines.vllm.stats import LoadStats
@@ -64,6 +65,7 @@ class VllmEngine(Engine):
         super().__init__(spec)
         self._client: EngineClient | None = None
         self._openai_app: OpenAIApp | None = None
+        self._answers: OpenAIAnswers | None = None
         self._adapters = AdapterTable(spec)
         self._load = LoadStats()
         self._engine_log = EngineLog()
@@ -79,6 +81,7 @@ class VllmEngine(Engine):
         prepare_cpu()
         self._client, self.spec = await start_with_tuning(self.spec, self._try)
         self._openai_app = await OpenAIApp.create(self._client, self.spec)
+        self._answers = OpenAIAnswers(FormCheck(self._client.renderer.tokenizer))
         await warm_up(self.spec.id, self._openai_app)
         cache_environment()
 
@@ -132,12 +135,12 @@ class VllmEngine(Engine):
 
     async def openai(self, call: HttpCall) -> AsyncGenerator[HttpStart | bytes, None]:
         client = self._require_client()
-        assert self._openai_app is not None
+        assert self._openai_app is not None and self._answers is not None
         if call.adapter is not None:
             adapter = await self._adapters.loaded(client, call.adapter)
             assert adapter is not None
             self._openai_app.name_adapter(json.loads(call.body)["model"], adapter)
-        async with aclosing(as_openai_answers(call, self._openai_app.call(call))) as parts:
+        async with aclosing(self._answers.relay(call, self._openai_app.call(call))) as parts:
             async for part in parts:
                 if client.errored:
                     # The application would make an answer of it, with status 500.

@@ -1,5 +1,6 @@
 """What is changed in an answer of vLLM's OpenAI application: the model's name, and errors in OpenAI's words."""
 
+import asyncio
 import json
 import re
 from collections.abc import AsyncGenerator
@@ -7,35 +8,97 @@ from dataclasses import replace
 from typing import Any
 
 from engines.types import HttpCall, HttpStart
+from engines.vllm.form_check import FormCheck
 
 _MODEL = b'"model":"'
 _DATA = b"data: "
 _ERROR = b'data: {"error"'
-#: What xgrammar, outlines and vLLM's own checks say of a schema that cannot be compiled.
-_SCHEMA = re.compile(
-    r"grammar|json.?schema|xgrammar|structured.?output|\$ref|minItems|maxItems|regex|Regex", re.IGNORECASE
-)
-#: Fields of a body that ask for an answer of a certain form.
-_FORM_FIELDS = ("structured_outputs", "response_format", "guided_json", "guided_regex", "guided_grammar", "tools")
-_TYPES = {400: "invalid_request_error", 404: "invalid_request_error", 422: "invalid_request_error"}
+#: vLLM's words for a body that pydantic refused: where, and what is wrong there.
+_VALIDATION = re.compile(r"'loc': 'body\.?([^']*)', 'msg': (?:'([^']*)'|\"([^\"]*)\")")
+_PARAMETER = re.compile(r" \(parameter=[^()]*\)$")
 
 
-async def as_openai_answers(
-    call: HttpCall, parts: AsyncGenerator[HttpStart | bytes, None]
-) -> AsyncGenerator[HttpStart | bytes, None]:
-    """Pass ``parts`` on; errors in OpenAI's words, and the model under the name that was asked for."""
-    names = _names(call)
-    async for part in parts:
-        if isinstance(part, HttpStart):
-            if part.status >= 400:
-                async for rest in _refusal(call, part, parts):
-                    yield rest
-                return
-            yield part
-        elif part.startswith(_ERROR):
-            yield _error_event(call, part)
-        else:
-            yield part if names is None else part.replace(*names, 1)
+class OpenAIAnswers:
+    """Passes the answers of one engine's application on."""
+
+    def __init__(self, check: FormCheck) -> None:
+        self._check = check
+
+    async def relay(
+        self, call: HttpCall, parts: AsyncGenerator[HttpStart | bytes, None]
+    ) -> AsyncGenerator[HttpStart | bytes, None]:
+        """Yield ``parts``; errors in OpenAI's words, and the model under the name that was asked for."""
+        names = _names(call)
+        async for part in parts:
+            if isinstance(part, HttpStart):
+                if part.status >= 400:
+                    async for rest in self._refusal(call, part, parts):
+                        yield rest
+                    return
+                yield part
+            elif part.startswith(_ERROR):
+                yield await self._error_event(call, part)
+            else:
+                yield part if names is None else part.replace(*names, 1)
+
+    async def _refusal(
+        self, call: HttpCall, head: HttpStart, parts: AsyncGenerator[HttpStart | bytes, None]
+    ) -> AsyncGenerator[HttpStart | bytes, None]:
+        """Yield a refusal whole: its status may turn out to be another."""
+        body = b"".join([part async for part in parts if isinstance(part, bytes)])
+        error = _error_in(body)
+        if error is None:
+            yield head
+            yield body
+            return
+        status, document = await self._explain(call, head.status, error)
+        yield replace(head, status=status)
+        yield encode(document)
+
+    async def _error_event(self, call: HttpCall, event: bytes) -> bytes:
+        first, separator, rest = event.partition(b"\n\n")
+        error = _error_in(first.removeprefix(_DATA))
+        if error is None:
+            return event
+        code = error.get("code")
+        _, document = await self._explain(call, code if isinstance(code, int) else 500, error)
+        return _DATA + encode(document) + separator + rest
+
+    async def _explain(self, call: HttpCall, status: int, error: dict[str, Any]) -> tuple[int, dict[str, Any]]:
+        """Return the status and the document of a failure, found out to be the client's where it is."""
+        if status >= 500:
+            fault = await asyncio.to_thread(self._check.fault, json.loads(call.body))
+            if fault is not None:
+                field, why = fault
+                message = f"The form that is asked for in '{field}' cannot be used: {why}"
+                return 400, openai_error(message, 400, field, "invalid_schema")
+        message = str(error.get("message") or "The request was refused")
+        param = error.get("param")
+        if found := _VALIDATION.search(message):
+            param = found.group(1) or param
+            message = f"{param or 'The body'}: {found.group(2) or found.group(3)}"
+        code = error.get("code")
+        word = code if isinstance(code, str) and not code.isdigit() else None
+        return status, openai_error(_PARAMETER.sub("", message), status, param, word)
+
+
+def openai_error(message: str, status: int, param: str | None, code: str | None) -> dict[str, Any]:
+    """Return an error in OpenAI's shape: ``code`` is a word or null, never a number."""
+    kind = "invalid_request_error" if status < 500 else "server_error"
+    code = "model_not_found" if status == 404 else code
+    return {"error": {"message": message, "type": kind, "param": param, "code": code}}
+
+
+def encode(document: dict[str, Any]) -> bytes:
+    return json.dumps(document, ensure_ascii=False, separators=(",", ":")).encode()
+
+
+def _error_in(body: bytes) -> dict[str, Any] | None:
+    try:
+        error = json.loads(body)["error"]
+    except (ValueError, KeyError, TypeError):
+        return None
+    return error if isinstance(error, dict) else None
 
 
 def _names(call: HttpCall) -> tuple[bytes, bytes] | None:
@@ -51,53 +114,3 @@ def _names(call: HttpCall) -> tuple[bytes, bytes] | None:
 
 def _inner(name: str) -> bytes:
     return json.dumps(name, ensure_ascii=False)[1:-1].encode()
-
-
-async def _refusal(
-    call: HttpCall, head: HttpStart, parts: AsyncGenerator[HttpStart | bytes, None]
-) -> AsyncGenerator[HttpStart | bytes, None]:
-    """Yield a refusal whole: its status may turn out to be another."""
-    body = b"".join([part async for part in parts if isinstance(part, bytes)])
-    try:
-        document = json.loads(body)
-        error = document["error"]
-        message = str(error["message"])
-    except (ValueError, KeyError, TypeError):
-        yield head
-        yield body
-        return
-    status = 400 if head.status >= 500 and refuses_schema(call, message) else head.status
-    yield replace(head, status=status)
-    yield json.dumps({"error": openai_error(error, status, call)}, ensure_ascii=False).encode()
-
-
-def _error_event(call: HttpCall, event: bytes) -> bytes:
-    first, separator, rest = event.partition(b"\n\n")
-    try:
-        error = json.loads(first.removeprefix(_DATA))["error"]
-        status = int(error.get("code") or 500)
-    except (ValueError, KeyError, TypeError, AttributeError):
-        return event
-    if status >= 500 and refuses_schema(call, str(error.get("message"))):
-        status = 400
-    found = {"error": openai_error(error, status, call)}
-    return _DATA + json.dumps(found, ensure_ascii=False).encode() + separator + rest
-
-
-def refuses_schema(call: HttpCall, message: str) -> bool:
-    """Whether a failure is that of the form that the client asked for: vLLM makes some of them its own."""
-    body = json.loads(call.body)
-    return any(body.get(name) for name in _FORM_FIELDS) and _SCHEMA.search(message) is not None
-
-
-def openai_error(error: dict[str, Any], status: int, call: HttpCall) -> dict[str, Any]:
-    """Return vLLM's error in OpenAI's shape: ``code`` is a word or null, never a number."""
-    message = str(error.get("message") or "The request was refused")
-    code = error.get("code")
-    word = code if isinstance(code, str) and not code.isdigit() else None
-    if status == 400 and refuses_schema(call, message):
-        word = "invalid_schema"
-    elif status == 404:
-        word = "model_not_found"
-    kind = _TYPES.get(status, "invalid_request_error" if status < 500 else "server_error")
-    return {"message": message, "type": kind, "param": error.get("param"), "code": word}

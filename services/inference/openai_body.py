@@ -39,9 +39,9 @@ def _check_tools(given: dict[str, Any], spec: ModelSpec) -> None:
         for name in ("tools", "tool_choice", "parallel_tool_calls"):
             given.pop(name, None)
         return
-    if given.get("tool_choice", "auto") == "auto" and spec.tool_call_parser is None:
+    if given.get("tool_choice", "auto") != "none" and spec.tool_call_parser is None:
         description = (
-            f"Model '{spec.id}' cannot choose tools by itself: its entry in the model file has no 'tool_call_parser'. "
-            "Let an operator set one, or send tool_choice 'none', or the one function to call"
+            f"Model '{spec.id}' cannot call tools: its entry in the model file has no 'tool_call_parser'. "
+            "Let an operator set one, or send no tools, or tool_choice 'none'"
         )
         raise InvalidRequest.of("tools_not_supported", "tools", description)

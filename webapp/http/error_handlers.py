@@ -1,5 +1,6 @@
 """Whatever a view raises becomes the answer of its face."""
 
+import re
 from collections.abc import Callable
 from typing import Any
 
@@ -11,6 +12,9 @@ from store.token_log.outcomes import Code, Detail, Failure
 from text import quote
 from webapp.http.access_log import answer
 from webapp.http.error_status import HttpError, headers_of, status_of
+
+#: A variable part of a rule, as Flask writes it.
+_PLACEHOLDER = re.compile(r"<(?:\w+:)?(\w+)>")
 
 #: How a face writes a failure.
 ErrorBody = Callable[[Failure], dict[str, Any]]
@@ -54,7 +58,7 @@ class ErrorHandlers:
         """Say which paths there are, in the face that was asked."""
         face = self._face()
         rules = {rule.rule for rule in self._app.url_map.iter_rules() if f"{rule.rule}/".startswith(f"{face.path}/")}
-        known = ", ".join(sorted(rules))
+        known = ", ".join(sorted(_PLACEHOLDER.sub(r"{\1}", rule) for rule in rules))
         return f"There is no {request.method} {quote(request.path)} here. What there is: {known}"
 
     def _on_error(self, error: Exception) -> Response:

@@ -26,6 +26,11 @@ class GenerationSchema(_Including):
     temperature = Number(validate=validate.Range(min=0.0, max=2.0))
     top_p = Number(validate=validate.Range(min=0.0, max=1.0, min_inclusive=False))
     repetition_penalty = Number(validate=validate.Range(min=0.0, min_inclusive=False))
+    # Objects: vLLM reads into them before it looks what they are.
+    stream_options = fields.Dict()
+    logit_bias = fields.Dict()
+    response_format = fields.Dict()
+    structured_outputs = fields.Dict()
     stream = fields.Boolean(truthy={True}, falsy={False})
     #: As in the native interface: 0 to 9, higher is served first. vLLM's own field would have no bounds.
     priority = Integer(validate=validate.Range(min=0, max=9))
@@ -36,7 +41,8 @@ class ChatSchema(GenerationSchema):
 
     messages = fields.List(fields.Nested(MessageSchema), required=True, validate=validate.Length(min=1))
     max_completion_tokens = Integer(validate=validate.Range(min=1))
-    tools = fields.List(fields.Raw())
+    tools = fields.List(fields.Dict())
+    chat_template_kwargs = fields.Dict()
 
 
 class CompletionSchema(GenerationSchema):

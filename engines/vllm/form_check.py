@@ -1,0 +1,83 @@
+"""Why an answer of a wanted form (a JSON schema, a regular expression, a grammar) could not be begun.
+
+vLLM's engine compiles a form after the request was taken, and where that fails it says no more than "internal server
+error". Then, and only then, the form is compiled here once more, by the same library, to tell the client's fault
+from the engine's.
+"""
+
+import json
+import re
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Any
+
+import xgrammar
+
+#: Where the library says that it stands in its own sources.
+_PLACE = re.compile(r"^\[[0-9:]+\] \S+:\d+: ")
+_SCHEMA_FIELDS = ("json", "schema")
+
+
+@dataclass(frozen=True)
+class Form:
+    """One form that a body asks for."""
+
+    #: The dotted field that holds it.
+    field: str
+    #: ``json``, ``regex`` or ``grammar``.
+    kind: str
+    text: str
+
+
+class FormCheck:
+    """Compiles forms for one tokenizer."""
+
+    def __init__(self, tokenizer: Any) -> None:
+        self._tokenizer = tokenizer
+        self._compiler: xgrammar.GrammarCompiler | None = None
+
+    def fault(self, body: dict[str, Any]) -> tuple[str, str] | None:
+        """Return the field and what is wrong with the form in it; None where all forms are fine. Blocks."""
+        for form in forms(body):
+            try:
+                if not self._can_begin(form):
+                    return form.field, "no text at all can have this form"
+            except (RuntimeError, ValueError, TypeError) as error:
+                return form.field, _PLACE.sub("", str(error)).strip()
+        return None
+
+    def _can_begin(self, form: Form) -> bool:
+        """Whether any first token is allowed."""
+        if self._compiler is None:
+            info = xgrammar.TokenizerInfo.from_huggingface(self._tokenizer)
+            self._compiler = xgrammar.GrammarCompiler(info)
+        compile_form = {
+            "json": self._compiler.compile_json_schema,
+            "regex": self._compiler.compile_regex,
+            "grammar": self._compiler.compile_grammar,
+        }[form.kind]
+        matcher = xgrammar.GrammarMatcher(compile_form(form.text))
+        mask = xgrammar.allocate_token_bitmask(1, self._compiler.tokenizer_info.vocab_size)
+        # False: every token is allowed.
+        return not matcher.fill_next_token_bitmask(mask) or bool(mask.any())
+
+
+def forms(body: dict[str, Any]) -> Iterator[Form]:
+    """Yield the forms of a body, in the fields that vLLM reads."""
+    wanted = body.get("structured_outputs")
+    if isinstance(wanted, dict):
+        for kind in ("json", "regex", "grammar"):
+            if wanted.get(kind) is not None:
+                yield Form(f"structured_outputs.{kind}", kind, _text(wanted[kind]))
+    response = body.get("response_format")
+    if isinstance(response, dict) and isinstance(response.get("json_schema"), dict):
+        yield Form("response_format.json_schema.schema", "json", _text(response["json_schema"].get("schema") or {}))
+    tools = body.get("tools")
+    for index, tool in enumerate(tools if isinstance(tools, list) else []):
+        function = tool.get("function") if isinstance(tool, dict) else None
+        if isinstance(function, dict) and function.get("parameters"):
+            yield Form(f"tools[{index}].function.parameters", "json", _text(function["parameters"]))
+
+
+def _text(value: Any) -> str:
+    return value if isinstance(value, str) else json.dumps(value, ensure_ascii=False)
