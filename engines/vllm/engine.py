@@ -81,7 +81,7 @@ class VllmEngine(Engine):
         prepare_cpu()
         self._client, self.spec = await start_with_tuning(self.spec, self._try)
         self._openai_app = await OpenAIApp.create(self._client, self.spec)
-        self._answers = OpenAIAnswers(FormCheck(self._client.renderer.tokenizer))
+        self._answers = OpenAIAnswers(FormCheck(self._require_client().renderer.tokenizer))
         await warm_up(self.spec.id, self._openai_app)
         cache_environment()
 

@@ -56,8 +56,9 @@ class FormCheck:
             "regex": self._compiler.compile_regex,
             "grammar": self._compiler.compile_grammar,
         }[form.kind]
-        matcher = xgrammar.GrammarMatcher(compile_form(form.text))
-        mask = xgrammar.allocate_token_bitmask(1, self._compiler.tokenizer_info.vocab_size)
+        compiled = compile_form(form.text)
+        matcher = xgrammar.GrammarMatcher(compiled)
+        mask = xgrammar.allocate_token_bitmask(1, compiled.tokenizer_info.vocab_size)
         # False: every token is allowed.
         return not matcher.fill_next_token_bitmask(mask) or bool(mask.any())
 

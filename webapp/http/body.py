@@ -96,6 +96,10 @@ def _receive() -> bytes:
     me = _deadlines.begin()
     try:
         raw = request.get_data(cache=False)
+        limit = request.max_content_length
+        if limit is not None and len(raw) >= limit and request.environ["wsgi.input"].read(1):
+            # Of a body without a length werkzeug returns as much as is allowed, and says nothing of the rest.
+            raise RequestEntityTooLarge
     except RequestEntityTooLarge:
         _discard()
         raise

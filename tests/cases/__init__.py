@@ -1,0 +1,1 @@
+"""What people really send, have and run, each case on the running product: real vLLM, real processes."""
