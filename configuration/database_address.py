@@ -44,7 +44,8 @@ def _sqlite(address: str, parsed: URL) -> URL:
         raise ValueError("must name a file: a database in memory is not shared by the processes")
     if "#" in address:
         raise ValueError("holds a '#'; write it as %23")
-    path = Path(unquote(parsed.database)).expanduser()
+    # From the address itself: versions of SQLAlchemy differ in whether they unescape a path.
+    path = Path(unquote(address.partition(":///")[2].partition("?")[0])).expanduser()
     if "\0" in str(path):
         raise ValueError(_ALLOWED)
     return parsed.set(database=str(path if path.is_absolute() else Path.cwd() / path))

@@ -33,7 +33,7 @@ MODELS = {
         },
         "assistant": "demo",
         "org/assistant": "demo",
-        "tpl": {"modelPath": "tpl", "engine": "fake"},
+        "tpl": {"modelPath": "tpl", "engine": "fake", "enableLora": True},
     },
 }
 

@@ -71,10 +71,10 @@ def read_rows(path: Path, known_columns: Sequence[str] = ()) -> Iterator[tuple[i
 def _encoding_hint(path: Path) -> str:
     with path.open("rb") as file:
         head = file.read(4)
-    if head[:2] in (b"\xff\xfe", b"\xfe\xff") or b"\0" in head:
-        return "; it looks like UTF-16: save it as UTF-8"
     if head[:2] == b"\x1f\x8b":
         return "; it is packed with gzip: unpack it"
+    if head[:2] in (b"\xff\xfe", b"\xfe\xff") or b"\0" in head:
+        return "; it looks like UTF-16: save it as UTF-8"
     if head[:2] == b"PK":
         return "; it is a zip archive, or a spreadsheet: save that as CSV in UTF-8"
     return "; it may be in a code page of Windows (GBK, Latin-1): save it as UTF-8"
