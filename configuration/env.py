@@ -52,7 +52,7 @@ def token(value: str) -> str:
     """A key. White space around it can only be a mistake: a secret file ends with a newline."""
     cleaned = clean_token(value)
     if not is_token(cleaned):
-        raise ValueError("cannot be a key: a key is printable ASCII text without white space")
+        raise ValueError("must be a key: printable ASCII text without white space")
     return cleaned
 
 

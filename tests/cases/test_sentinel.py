@@ -123,13 +123,15 @@ def test_a_failover_loses_no_stream(servers: Servers, tmp_path: Path) -> None:
         def read(number: int) -> None:
             body = {"modelId": "slow", "prompt": f"p{number}", "generation": {"maxNewTokens": 300}}
             found = ""
-            with httpx.Client(trust_env=False, timeout=120, headers=headers) as http:
-                with http.stream("POST", f"{stack.base}/api/v1/inference/stream", json=body) as stream:
-                    for line in stream.iter_lines():
-                        if line.startswith("data: {"):
-                            chunk = json.loads(line[6:])
-                            assert "choices" in chunk, chunk
-                            found += chunk["choices"][0]["text"]
+            with (
+                httpx.Client(trust_env=False, timeout=120, headers=headers) as http,
+                http.stream("POST", f"{stack.base}/api/v1/inference/stream", json=body) as stream,
+            ):
+                for line in stream.iter_lines():
+                    if line.startswith("data: {"):
+                        chunk = json.loads(line[6:])
+                        assert "choices" in chunk, chunk
+                        found += chunk["choices"][0]["text"]
             texts[number] = found
 
         readers = [threading.Thread(target=read, args=(number,)) for number in range(_STREAMS)]

@@ -101,7 +101,7 @@ def test_sentinels() -> None:
     ],
 )
 def test_what_cannot_be_read_is_refused(url: str, words: str) -> None:
-    with pytest.raises(ValueError, match="(?s).*") as caught:
+    with pytest.raises(ValueError) as caught:
         parse_redis(url)
     assert words in str(caught.value)
 
@@ -177,7 +177,7 @@ def test_a_sqlite_file_in_any_folder(tmp_path: Path, name: str) -> None:
     ],
 )
 def test_databases_that_are_refused(address: str, words: str) -> None:
-    with pytest.raises(ValueError, match="(?s).*") as caught:
+    with pytest.raises(ValueError) as caught:
         parse_database(address)
     assert words in str(caught.value)
 
