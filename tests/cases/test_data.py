@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from testing.stack import Stack
-from tests.cases.conftest import Client, details
+from tests.cases.product import Client, details
 
 pytestmark = pytest.mark.full
 

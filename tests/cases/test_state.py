@@ -12,7 +12,7 @@ from settings import ROOT
 from testing.stack import Stack
 from testing.waiting import until
 from testing.websocket import receive, send, socket
-from tests.cases.conftest import MAX_GAP_SECONDS, BackgroundStream, Client
+from tests.cases.product import MAX_GAP_SECONDS, BackgroundStream, Client
 
 pytestmark = pytest.mark.full
 

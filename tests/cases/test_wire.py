@@ -14,7 +14,7 @@ import openai
 import pytest
 
 from testing.stack import KEY, Stack
-from tests.cases.conftest import MAX_GAP_SECONDS, BackgroundStream, Client
+from tests.cases.product import MAX_GAP_SECONDS, BackgroundStream, Client
 
 pytestmark = pytest.mark.full
 
