@@ -180,7 +180,9 @@ def _last_message(body: dict) -> str:
     if "prompt" in body:
         return str(body["prompt"])
     content = body["messages"][-1].get("content") or ""
-    return content if isinstance(content, str) else "".join(part.get("text", "") for part in content)
+    if isinstance(content, list):
+        return "".join(str(part.get("text", "")) for part in content if isinstance(part, dict))
+    return str(content)
 
 
 def _json(value: object) -> bytes:

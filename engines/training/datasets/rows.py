@@ -154,7 +154,9 @@ def _object_hint(text: str) -> str:
         document = json.loads(text)
     except (ValueError, RecursionError):
         return ""
-    arrays = [str(name) for name, value in document.items() if isinstance(value, list)] if document else []
+    if not isinstance(document, dict):
+        return ""
+    arrays = [str(name) for name, value in document.items() if isinstance(value, list)]
     return f"; it is an object: save what stands under {quote(arrays[0])}" if arrays else ""
 
 
