@@ -6,6 +6,7 @@ from settings import Settings
 from store.sql import db
 from store.sql.api_keys import ALL_SCOPES, ApiKeyStore, KeyNameTakenError, Scope
 from store.tenant import DEFAULT_TENANT
+from text import has_control_characters
 
 
 @click.group()
@@ -31,8 +32,9 @@ def keys() -> None:
 )
 def add_key(name: str, scopes: tuple[str, ...], tenant: str) -> None:
     """Make a key called NAME and print it. It cannot be shown again."""
-    if not 0 < len(tenant) <= 64:
-        raise click.BadParameter("a tenant's name has 1 to 64 characters", param_hint="--tenant")
+    for value, longest, hint in ((name, 100, "NAME"), (tenant, 64, "--tenant")):
+        if not 0 < len(value.strip()) <= longest or has_control_characters(value):
+            raise click.BadParameter(f"must have 1 to {longest} characters, none of them invisible", param_hint=hint)
     try:
         token = _store().add(name, [Scope(word) for word in scopes] or ALL_SCOPES, tenant)
     except KeyNameTakenError as error:

@@ -56,6 +56,8 @@ class TrainingChecks:
         output = resolve_inside(request.output_dir, [self._settings.outputs_root], "outputDir")
         if output.exists() and not output.is_dir():
             raise InvalidRequest.of("invalid_path", "outputDir", "'outputDir' is a file; it must be a folder")
+        name = request.adapter_name or _name_from(output, job_id)
+        self._require_free_name(name, "adapterName" if request.adapter_name else "outputDir")
         _require_sensible(request, model)
         # The costly one last.
         self._datasets.require_usable(
@@ -82,7 +84,14 @@ class TrainingChecks:
             "model": model.id if model else "",
             "output_dir": f"{request.output_dir.rstrip('/')}/{job_id}",
         }
-        return CheckedTraining(spec, request.adapter_name or _name_from(output, job_id), options)
+        return CheckedTraining(spec, name, options)
+
+    def _require_free_name(self, name: str, field: str) -> None:
+        """An OpenAI client names models and adapters in one field: two things must not share a name."""
+        registry = self._models.registry
+        if name in registry.models or name in registry.aliases:
+            description = f"'{name}' is the name of a model; give the adapter another one ('adapterName')"
+            raise InvalidRequest.of("name_taken", field, description)
 
     def _base_model(self, name: str) -> tuple[ModelSpec | None, str]:
         """Return the configured model and where its weights are. Only models that an operator listed."""

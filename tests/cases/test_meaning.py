@@ -71,6 +71,14 @@ def test_22_a_hand_placed_adapter_is_a_model(client: Client) -> None:
         assert client.chat(model=name).status_code == 404, name
 
 
+def test_an_adapter_cannot_have_a_model_s_name(client: Client, data: Path) -> None:
+    (data / "named.jsonl").write_text('{"text": "a b c"}\n')
+    for name in ("demo", "assistant", "default"):
+        refused = client.train("named.jsonl", name=name)
+        assert refused.status_code == 400
+        assert refused.json()["error"]["details"][0]["type"] == "name_taken"
+
+
 def test_27_tools(client: Client) -> None:
     for values in ({"tools": [_TOOL]}, {"tools": [_TOOL], "tool_choice": "required"}):
         refused = client.chat(**values)
