@@ -15,7 +15,8 @@ import xgrammar
 
 #: Where the library says that it stands in its own sources.
 _PLACE = re.compile(r"^\[[0-9:]+\] \S+:\d+: ")
-_SCHEMA_FIELDS = ("json", "schema")
+#: Fields that take tokens away, and may take away what a form needs.
+_NARROWING = ("allowed_token_ids", "bad_words", "logit_bias", "min_tokens")
 
 
 @dataclass(frozen=True)
@@ -38,12 +39,17 @@ class FormCheck:
 
     def fault(self, body: dict[str, Any]) -> tuple[str, str] | None:
         """Return the field and what is wrong with the form in it; None where all forms are fine. Blocks."""
-        for form in forms(body):
+        wanted = list(forms(body))
+        for form in wanted:
             try:
                 if not self._can_begin(form):
                     return form.field, "no text at all can have this form"
             except (RuntimeError, ValueError, TypeError) as error:
                 return form.field, _PLACE.sub("", str(error)).strip()
+        narrowing = [name for name in _NARROWING if body.get(name)]
+        if wanted and narrowing:
+            # Each is fine by itself; at some token nothing was left that both allow, and the engine gave up.
+            return wanted[0].field, f"together with {' and '.join(narrowing)} it leaves no token to choose"
         return None
 
     def _can_begin(self, form: Form) -> bool:

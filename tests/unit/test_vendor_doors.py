@@ -77,6 +77,7 @@ def test_the_environment_is_read_in_one_place() -> None:
         "engines/training/datasets/check.py",
         "engines/training/trainer/__main__.py",
         "launcher/serve.py",
+        "launcher/venv.py",
         "tasks/worker/bootsteps.py",
         "tasks/worker/training/bootstep.py",
         "tasks/worker/training/trainer_process.py",
