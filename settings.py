@@ -237,7 +237,7 @@ class Settings:
             values[each.name] = env.read(
                 os.environ, described["variable"], each.default, described["parse"], secret=described["secret"]
             )
-        if not os.environ.get("DATABASE_URL", "").strip():
+        if not env.is_given(os.environ, "DATABASE_URL"):
             values["database_url"] = sqlite_address(values["var"] / "cy-llm.db")
         return cls(**values)
 

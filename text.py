@@ -52,21 +52,22 @@ def _hint(raw: bytes, at: int) -> str:
 
 def require_whole_characters(json_text: str, value: Any) -> None:
     """Check a value that was parsed from ``json_text``, itself decoded strictly. Raises ``NotText``."""
-    # Looked through only where an escape could have made one: bodies are large, and this is on every request's way.
+    # Looked at only where an escape could have made one: bodies are large, and this is on every request's way.
     if _SURROGATE_ESCAPE.search(json_text) is None:
         return
-    for path, part in _strings(value, ""):
-        if _SURROGATE.search(part):
-            raise NotText("holds half a character (a lone surrogate): the text was cut inside an emoji", path)
+    try:
+        json.dumps(value, ensure_ascii=False).encode()
+    except UnicodeEncodeError:
+        message = "holds half a character (a lone surrogate): the text was cut inside an emoji"
+        raise NotText(message, _place_of_a_surrogate(value)) from None
 
 
 def field_with_half_a_character(raw: bytes) -> str:
     """Return the path of the JSON value whose bytes spell half a character (CESU-8); '' where there is none."""
     try:
-        value = json.loads(raw.decode("utf-8", "surrogatepass"))
+        return _place_of_a_surrogate(json.loads(raw.decode("utf-8", "surrogatepass")))
     except (ValueError, RecursionError):
         return ""
-    return next((path for path, part in _strings(value, "") if _SURROGATE.search(part)), "")
 
 
 def is_whole(value: str) -> bool:
@@ -104,16 +105,27 @@ def tolerate_any_terminal() -> None:
             reconfigure(errors="backslashreplace")  # type: ignore[misc]
 
 
-def _strings(value: Any, path: str) -> Iterator[tuple[str, str]]:
-    """Yield every string of a JSON value with its path. Without recursion: a body may be nested deeply."""
-    waiting: list[tuple[str, Any]] = [(path, value)]
+def _place_of_a_surrogate(value: Any) -> str:
+    """Return the dotted path of the first text that holds half a character, short enough for a message.
+
+    One step at a time, keeping nothing but the way: a hostile body has many values under long names.
+    """
+    way: list[str] = []
+    waiting: list[Iterator[tuple[str, Any]]] = [iter([("", value)])]
     while waiting:
-        at, part = waiting.pop()
-        if isinstance(part, str):
-            yield at, part
-        elif isinstance(part, list):
-            waiting += ((f"{at}[{index}]", item) for index, item in enumerate(part))
-        elif isinstance(part, dict):
-            for key, item in part.items():
-                yield at, key
-                waiting.append((f"{at}.{key}" if at else key, item))
+        for name, part in waiting[-1]:
+            if not is_whole(name) or (isinstance(part, str) and not is_whole(part)):
+                return "".join([*way, name])[:_QUOTED].lstrip(".").encode("utf-8", "replace").decode()
+            if isinstance(part, dict):
+                waiting.append((f".{key}", item) for key, item in part.items())
+            elif isinstance(part, list):
+                waiting.append((f"[{index}]", item) for index, item in enumerate(part))
+            else:
+                continue
+            way.append(name)
+            break
+        else:
+            waiting.pop()
+            if way:
+                way.pop()
+    return ""

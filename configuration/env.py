@@ -25,6 +25,12 @@ _WHOLE = re.compile(r"[+-]?[0-9]{1,18}\Z")
 Parser = Callable[[str], Any]
 
 
+def is_given(environ: Mapping[str, str], name: str) -> bool:
+    """Whether an operator set the variable: not empty, and not injected by another system."""
+    value = environ.get(name, "")
+    return bool(value.strip()) and not _INJECTED.match(value)
+
+
 def read(environ: Mapping[str, str], name: str, default: Any, parse: Parser, *, secret: bool = False) -> Any:
     """Return the variable ``name`` as ``parse`` makes it, ``default`` where it is unset or empty."""
     value = environ.get(name, "")

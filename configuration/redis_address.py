@@ -37,6 +37,7 @@ _OPTIONS["sentinels"] = (*_OPTIONS["sentinel"], *_OPTIONS["rediss"][1:])
 _PORT = 6379
 _SENTINEL_PORT = 26379
 _MAX_DATABASE = 65_535
+_SENTINEL_SECONDS = 1.0
 
 
 @dataclass(frozen=True)
@@ -79,7 +80,9 @@ class RedisAddress:
     def sentinel_options(self) -> dict[str, Any]:
         """Keyword arguments of a redis-py connection to one of the Sentinels."""
         login = _credentials(self.sentinel_username, self.sentinel_password)
-        return {**login, **({"ssl": True} if self.tls else {}), **self.tls_options()}
+        # One that is away must not hold up the way to the others.
+        bounds = {"socket_connect_timeout": _SENTINEL_SECONDS, "socket_timeout": _SENTINEL_SECONDS}
+        return {**bounds, **login, **({"ssl": True} if self.tls else {}), **self.tls_options()}
 
     def tls_options(self) -> dict[str, Any]:
         """What redis-py and kombu both call the options of TLS; empty without it."""
@@ -149,7 +152,10 @@ def parse_redis(value: str) -> RedisAddress:
     unknown = sorted(set(options) - set(_OPTIONS[scheme]))
     if unknown:
         known = ", ".join(_OPTIONS[scheme])
-        raise ValueError(f"has the option '{unknown[0]}', which {scheme}:// does not take; it takes {known}")
+        named = {name for names in _OPTIONS.values() for name in names}
+        # What nobody takes may be the rest of a password with an unescaped '?': it is not repeated.
+        shown = f"the option '{unknown[0]}'" if unknown[0] in named else "an option"
+        raise ValueError(f"has {shown} that {scheme}:// does not take; it takes {known} (a '?' in a password is %3F)")
     username, password = _split_login(login)
     common: dict[str, Any] = {"username": username, "password": password}
     if scheme == "unix":

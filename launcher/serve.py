@@ -1,6 +1,7 @@
 """``bin/serve``: Redis, the database, a key, the front doors and the workers, until Ctrl-C."""
 
 import argparse
+import contextlib
 import os
 import secrets
 import shlex
@@ -13,6 +14,10 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import redis
+from redis.exceptions import RedisError
+
+from configuration.env import is_given
 from configuration.listen_address import join, reachable
 from engines.errors import ConfigError
 from engines.registry import load_registry
@@ -21,7 +26,7 @@ from launcher.readiness import WhenServing, listens, when_listening, when_settle
 from launcher.redis_server import RedisServer, RedisServerError
 from launcher.supervisor import ProcessSpec, Supervisor
 from settings import ROOT, Settings
-from store.installation import InstallationClaim, PrefixTakenError
+from store.installation import InstallationClaim, PrefixTakenError, forget_claim
 from store.redis.client import connect
 from store.sql import db
 from store.sql.api_keys import new_token
@@ -47,13 +52,13 @@ def main(arguments: list[str] | None = None) -> int:
     # Processes are started in the project's folder; a relative path in a variable means the caller's.
     environment = {**os.environ, **settings.child_paths(), "PYTHONPATH": _python_path()}
     environment["PATH"] = f"{Path(sys.executable).parent}{os.pathsep}{environment.get('PATH', '')}"
-    if not environment.get("CY_LLM_DRAIN_SECONDS", "").strip():
+    if not is_given(environment, "CY_LLM_DRAIN_SECONDS"):
         environment["CY_LLM_DRAIN_SECONDS"] = str(_DEVELOPMENT_DRAIN_SECONDS)
     server: RedisServer | None = None
     try:
         registry = load_registry(settings.config_path, settings.engine)
         _require_ports(settings)
-        if not environment.get("REDIS_URL", "").strip():
+        if not is_given(environment, "REDIS_URL"):
             server = RedisServer(settings.var / "redis")
             server.require_free()
             environment["REDIS_URL"] = server.url
@@ -144,10 +149,23 @@ def _specs(
         for name, is_ready in ready.items()
     ]
     if server is not None:
-        specs.insert(
-            0, ProcessSpec("redis", server.command(), environment, ROOT, lambda _elapsed: server.answers(), grace)
-        )
+        specs.insert(0, ProcessSpec("redis", server.command(), environment, ROOT, _when_owned(server, client), grace))
     return specs
+
+
+def _when_owned(server: RedisServer, client: redis.Redis) -> Callable[[float], bool]:
+    """Ready when the private Redis answers; a claim that its file kept of an earlier database is forgotten once."""
+    owned = False
+
+    def is_ready(_elapsed: float) -> bool:
+        nonlocal owned
+        if not owned and server.answers():
+            with contextlib.suppress(RedisError):
+                forget_claim(client)
+                owned = True
+        return owned and server.answers()
+
+    return is_ready
 
 
 def procfile(path: Path) -> dict[str, str]:

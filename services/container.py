@@ -46,6 +46,7 @@ class Services:
     training: TrainingService
     health: HealthService
     client: redis.Redis
+    claim: InstallationClaim
 
     @classmethod
     def create(cls, settings: Settings) -> "Services":
@@ -53,7 +54,7 @@ class Services:
         client = connect(settings.redis_url)
         sessions = db.sessions(db.connect(settings.database_url))
         claim = InstallationClaim(client, sessions)
-        claim.require()
+        claim.hold()
         presence, queue_depth = PresenceReader(client), QueueDepth(client)
         lifecycle = Lifecycle()
         access = Access(ApiKeyAuthenticator(settings, sessions))
@@ -70,15 +71,17 @@ class Services:
             models=models,
             adapters=adapters,
             inference=_inference(
-                settings, client, presence, queue_depth, lifecycle, access, limits, models, adapters, idempotency, claim
+                settings, client, presence, queue_depth, lifecycle, access, limits, models, adapters, idempotency
             ),
             training=TrainingService(client, access, limits, checks, jobs, idempotency, lifecycle, settings.keepalive),
             health=HealthService(client, presence, lifecycle, settings.max_queue_size),
             client=client,
+            claim=claim,
         )
 
     def close(self) -> None:
         """End the threads and the connections; for tests and servers that stop, a process just exits."""
+        self.claim.close()
         self.inference.failover.close()
         self.limits.close()
         self.inference.hub.close()
@@ -96,7 +99,6 @@ def _inference(
     models: ModelCatalog,
     adapters: AdapterService,
     idempotency: Idempotency,
-    claim: InstallationClaim,
 ) -> InferenceService:
     hub = Hub(settings.redis_url, client)
     requests = RequestStore(client, settings.stream_ttl)
@@ -120,7 +122,7 @@ def _inference(
             settings.stream_ttl,
         ),
         idempotency=idempotency,
-        failover=Failover(client, requests, presence, queue_depth, settings.stream_ttl, claim.renew),
+        failover=Failover(client, requests, presence, queue_depth, settings.stream_ttl),
         cancellation=Cancellation(client, hub, settings.stream_ttl),
         keepalive=settings.keepalive,
     )

@@ -75,6 +75,15 @@ class PermissionDenied(ServiceError):
         super().__init__(f"This API key does not have the scope '{scope}'")
 
 
+class ForeignPage(ServiceError):
+    """A page of another site calls a server that asks nobody for a key."""
+
+    code = Code.FORBIDDEN
+
+    def __init__(self) -> None:
+        super().__init__("While no API key exists, web pages of other sites may not call; set CY_LLM_API_KEY")
+
+
 class NotFound(ServiceError):
     """A thing of that name does not exist, or belongs to another tenant: the same words for both."""
 

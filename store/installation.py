@@ -1,11 +1,13 @@
 """Which installation uses a prefix in Redis. An installation is who shares a database.
 
 Two installations under one prefix would serve each other's requests and obey each other's commands. Each claims
-its prefix, and the claim is renewed by every process that lives; a second one is told so at its start.
+its prefix; the claim is renewed by its front doors, training and background workers, and a second one is told so
+at its start.
 """
 
 import logging
 import secrets
+import threading
 import time
 
 import redis
@@ -57,8 +59,21 @@ class InstallationClaim:
         self._claim = client.register_script(_CLAIM)
         self._sessions = sessions
         self._id = ""
-        self._renewed = 0.0
         self._complained = -_QUIET_SECONDS
+        self._closed = threading.Event()
+
+    def hold(self) -> None:
+        """As :meth:`require`, and from then on in a thread of its own: nothing else waits for the database or Redis."""
+        self.require()
+        threading.Thread(target=self._renew_until_closed, name="installation", daemon=True).start()
+
+    def close(self) -> None:
+        """Renew it no more."""
+        self._closed.set()
+
+    def _renew_until_closed(self) -> None:
+        while not self._closed.wait(_RENEW_SECONDS):
+            self.renew()
 
     def require(self) -> None:
         """Claim the prefix, at the start of a process. Raises ``PrefixTakenError``.
@@ -71,11 +86,8 @@ class InstallationClaim:
             log.warning("The prefix in Redis cannot be claimed now: %s", error.__class__.__name__)
 
     def renew(self) -> None:
-        """Hold the prefix, if it is time to. Logs what stands in the way; raises nothing."""
+        """Hold the prefix on. Logs what stands in the way; raises nothing."""
         now = time.monotonic()
-        if now - self._renewed < _RENEW_SECONDS:
-            return
-        self._renewed = now
         try:
             self._hold()
         except PrefixTakenError as error:
@@ -88,9 +100,13 @@ class InstallationClaim:
     def _hold(self) -> None:
         self._id = self._id or installation_id(self._sessions)
         owner = self._claim(keys=[redis_keys.installation()], args=[self._id, CLAIM_SECONDS])
-        self._renewed = time.monotonic()
         if (owner.decode() if isinstance(owner, bytes) else owner) != self._id:
             raise PrefixTakenError
+
+
+def forget_claim(client: redis.Redis) -> None:
+    """Free the prefix, for whoever alone owns the Redis. Raises ``redis.RedisError``."""
+    client.delete(redis_keys.installation())
 
 
 def installation_id(sessions: sessionmaker[Session]) -> str:

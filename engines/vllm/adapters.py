@@ -1,6 +1,8 @@
 """LoRA adapter folders as vLLM's ``LoRARequest`` objects."""
 
 import asyncio
+import errno
+import fcntl
 import logging
 import os
 import shutil
@@ -8,12 +10,13 @@ import tempfile
 import time
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import IO
 
 from vllm.engine.protocol import EngineClient
 from vllm.lora.request import LoRARequest
 
 from engines.base import ADAPTER_CONFIG
-from engines.errors import InvalidRequest
+from engines.errors import EngineError, InvalidRequest
 from engines.registry import ModelSpec
 from engines.vllm.internals import EngineDeadError
 
@@ -22,7 +25,12 @@ log = logging.getLogger(__name__)
 #: Copies that are kept in any case; beyond that, those go that nobody has used for so long. Seconds: far longer
 #: than any request may run.
 _KEPT_COPIES = 64
-_IDLE_SECONDS = 3600.0
+_IDLE_SECONDS = 90_000.0
+#: What the names of files begin with that vLLM reads of an adapter; a checkpoint's optimizer is left alone.
+_READ = ("adapter_", "new_embeddings")
+#: Name of the file in a folder of copies that its process holds locked: a folder that nobody holds is a dead worker's.
+_LOCK = "in-use"
+_PREFIX = "cy-llm-adapters-"
 
 
 @dataclass
@@ -49,6 +57,7 @@ class AdapterTable:
         self._spec = spec
         self._copies: dict[str, _Copy] = {}
         self._folder: Path | None = None
+        self._held: IO[str] | None = None
         self._numbers = 0
         self._lock = asyncio.Lock()
 
@@ -81,6 +90,8 @@ class AdapterTable:
         if self._folder is not None:
             shutil.rmtree(self._folder, ignore_errors=True)
             self._folder = None
+        if self._held is not None:
+            self._held.close()
 
     async def _renew(self, client: EngineClient, path: str, signature: tuple[tuple[str, int, int], ...]) -> _Copy:
         known = self._copies.get(path)
@@ -108,7 +119,10 @@ class AdapterTable:
 
     def _copy(self, path: str, signature: tuple[tuple[str, int, int], ...]) -> _Copy:
         if self._folder is None:
-            self._folder = Path(tempfile.mkdtemp(prefix="cy-llm-adapters-"))
+            _remove_stale()
+            self._folder = Path(tempfile.mkdtemp(prefix=_PREFIX))
+            self._held = (self._folder / _LOCK).open("w")
+            fcntl.flock(self._held, fcntl.LOCK_EX)
         self._numbers += 1
         target = self._folder / str(self._numbers)
         target.mkdir()
@@ -117,6 +131,8 @@ class AdapterTable:
                 _copy_file(Path(path) / name, target / name)
         except OSError as error:
             shutil.rmtree(target, ignore_errors=True)
+            if error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EROFS):
+                raise EngineError(f"an adapter cannot be copied to {self._folder}: {error.strerror}") from error
             raise InvalidRequest(
                 "adapter_broken", "adapter", f"The adapter's files cannot be read: {error.strerror or error}"
             ) from error
@@ -136,12 +152,24 @@ def _signature(path: str) -> tuple[tuple[str, int, int], ...] | None:
         found = []
         with os.scandir(path) as entries:
             for entry in entries:
-                if entry.is_file():
+                if entry.name.startswith(_READ) and entry.is_file():
                     status = entry.stat()
                     found.append((entry.name, status.st_size, status.st_mtime_ns))
     except (OSError, ValueError):
         return None
     return tuple(sorted(found)) if any(name == ADAPTER_CONFIG for name, _, _ in found) else None
+
+
+def _remove_stale() -> None:
+    """Remove what workers left behind that were killed."""
+    for folder in Path(tempfile.gettempdir()).glob(f"{_PREFIX}*"):
+        try:
+            with (folder / _LOCK).open("r") as held:
+                fcntl.flock(held, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                shutil.rmtree(folder, ignore_errors=True)
+        except OSError:
+            # In use, another user's, or just being made.
+            continue
 
 
 def _copy_file(source: Path, target: Path) -> None:

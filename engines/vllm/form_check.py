@@ -79,7 +79,8 @@ def forms(body: dict[str, Any]) -> Iterator[Form]:
     response = body.get("response_format")
     if isinstance(response, dict) and isinstance(response.get("json_schema"), dict):
         yield Form("response_format.json_schema.schema", "json", _text(response["json_schema"].get("schema") or {}))
-    tools = body.get("tools")
+    # Tools are a form only where one of them must be called.
+    tools = body.get("tools") if body.get("tool_choice", "auto") not in ("auto", "none") else []
     for index, tool in enumerate(tools if isinstance(tools, list) else []):
         function = tool.get("function") if isinstance(tool, dict) else None
         if isinstance(function, dict) and function.get("parameters"):

@@ -4,12 +4,15 @@ import asyncio
 import json
 import re
 from collections.abc import AsyncGenerator
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from typing import Any
 
 from engines.types import HttpCall, HttpStart
 from engines.vllm.form_check import FormCheck
 
+#: How long a form may take to be judged. Seconds.
+_JUDGE_SECONDS = 5.0
 _MODEL = b'"model":"'
 _DATA = b"data: "
 _ERROR = b'data: {"error"'
@@ -23,6 +26,8 @@ class OpenAIAnswers:
 
     def __init__(self, check: FormCheck) -> None:
         self._check = check
+        # One at a time, beside all other work: a hostile form takes long.
+        self._judge = ThreadPoolExecutor(1, thread_name_prefix="form-check")
 
     async def relay(
         self, call: HttpCall, parts: AsyncGenerator[HttpStart | bytes, None]
@@ -64,10 +69,19 @@ class OpenAIAnswers:
         _, document = await self._explain(call, code if isinstance(code, int) else 500, error)
         return _DATA + encode(document) + separator + rest
 
+    async def _find_fault(self, call: HttpCall) -> tuple[str, str] | None:
+        """Return the form's fault, if it is one; a form that cannot be judged in time is none."""
+        loop = asyncio.get_running_loop()
+        judged = loop.run_in_executor(self._judge, self._check.fault, json.loads(call.body))
+        try:
+            return await asyncio.wait_for(asyncio.shield(judged), _JUDGE_SECONDS)
+        except TimeoutError:
+            return None
+
     async def _explain(self, call: HttpCall, status: int, error: dict[str, Any]) -> tuple[int, dict[str, Any]]:
         """Return the status and the document of a failure, found out to be the client's where it is."""
         if status >= 500:
-            fault = await asyncio.to_thread(self._check.fault, json.loads(call.body))
+            fault = await self._find_fault(call)
             if fault is not None:
                 field, why = fault
                 message = f"The form that is asked for in '{field}' cannot be used: {why}"

@@ -150,7 +150,11 @@ class Admission:
         end = last.json()
         if end["outcome"] == Outcome.CANCELLED:
             return record.kind == RequestRecord.OPENAI
-        return end["outcome"] == Outcome.ERROR and end["error"]["code"] in _PASSING
+        if end["outcome"] != Outcome.ERROR or end["error"]["code"] not in _PASSING:
+            return False
+        # What killed its workers, or took all its time, would do so again.
+        kinds = {detail["type"] for detail in end["error"]["details"]}
+        return not kinds & {"poison_request", "deadline_exceeded"}
 
     def _load(self, request_id: str | None) -> RequestRecord | None:
         return None if request_id is None else self._requests.load(request_id)

@@ -9,7 +9,7 @@ an older one in the token log, so a worker wrongly taken for dead costs work, ne
 import logging
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 
@@ -88,13 +88,10 @@ class Failover:
         presence: PresenceReader,
         queue_depth: QueueDepth,
         ttl: int,
-        renew_claim: Callable[[], None] = lambda: None,
     ) -> None:
-        """``renew_claim`` is called at each tick, so that this installation's prefix in Redis stays its own."""
         self._redis = redis_client
         self._requests = requests
         self._ttl = ttl
-        self._renew_claim = renew_claim
         self._presence = presence
         self._backlog = queue_depth
         self._attempts = Attempts(redis_client)
@@ -130,7 +127,6 @@ class Failover:
         while not self._stop.wait(TICK_SECONDS):
             with self._lock:
                 watched_requests = [watched for watched in self._watched.values() if not watched.ended]
-            self._renew_claim()
             try:
                 # Also while there is nothing to look after: so no request waits for these answers.
                 fleet = self._presence.fleet(fresh=True)

@@ -64,7 +64,7 @@ def connect_async(url: str, timeout: float | None = 5.0) -> redis.asyncio.Redis:
     }
     if address.sentinels:
         sentinels: Any = redis.asyncio.sentinel.Sentinel
-        sentinel = sentinels(address.sentinels, sentinel_kwargs=_sentinel_options(address))
+        sentinel = sentinels(address.sentinels, sentinel_kwargs=address.sentinel_options())
         if address.tls:
             options["ssl"] = True
         of_sentinel: Any = redis.asyncio.sentinel.SentinelConnectionPool
@@ -77,12 +77,6 @@ def connect_async(url: str, timeout: float | None = 5.0) -> redis.asyncio.Redis:
     return redis.asyncio.Redis.from_pool(pool)
 
 
-def _sentinel_options(address: RedisAddress) -> dict[str, Any]:
-    # A Sentinel that is away must not hold up the way to the others.
-    bounds = {"socket_connect_timeout": CONNECT_TIMEOUT_SECONDS, "socket_timeout": CONNECT_TIMEOUT_SECONDS}
-    return {**address.sentinel_options(), **bounds}
-
-
 def _pool(
     address: RedisAddress,
     plain: type[redis.ConnectionPool],
@@ -92,7 +86,7 @@ def _pool(
     options |= address.redis_options()
     if address.sentinels:
         sentinels: Any = redis.sentinel.Sentinel
-        sentinel = sentinels(address.sentinels, sentinel_kwargs=_sentinel_options(address))
+        sentinel = sentinels(address.sentinels, sentinel_kwargs=address.sentinel_options())
         if address.tls:
             options["ssl"] = True
         pool: redis.ConnectionPool = of_sentinel(address.master_name, sentinel, **options)

@@ -10,6 +10,9 @@ from sqlalchemy.orm import Session, sessionmaker
 
 from configuration.database_address import parse_database
 
+#: How long a connection may take. Seconds.
+_CONNECT_SECONDS = 5
+
 ROOT = Path(__file__).resolve().parents[2]
 
 
@@ -18,7 +21,9 @@ def connect(url: str) -> Engine:
     parsed = parse_database(url)
     if parsed.get_backend_name() == "sqlite" and parsed.database:
         Path(parsed.database).parent.mkdir(parents=True, exist_ok=True)
-    engine = sqlalchemy.create_engine(parsed, pool_pre_ping=True)
+    # A host that drops packets would hold a thread for minutes.
+    waits = {} if parsed.get_backend_name() == "sqlite" else {"connect_timeout": _CONNECT_SECONDS}
+    engine = sqlalchemy.create_engine(parsed, pool_pre_ping=True, connect_args=waits)
     if parsed.get_backend_name() == "sqlite":
         event.listen(engine, "connect", _configure_sqlite)
     return engine

@@ -21,7 +21,6 @@ from sqlalchemy.exc import SQLAlchemyError
 from engines.errors import ConfigError, EngineError, UnknownModel
 from engines.registry import ModelSpec, load_registry
 from settings import Settings
-from store.installation import PrefixTakenError
 from store.sql import db
 from store.sql.adapters import AdapterStore
 from tasks.broker.names import QUEUE_INFER, is_inference_queue, model_queue, worker_queue
@@ -74,11 +73,7 @@ class EngineStep(bootsteps.StartStopStep):
         self._host = EngineHost(self._settings, worker.hostname)
         queues = list(worker.app.amqp.queues.consume_from)
         self._heartbeat = Heartbeat(self._host, [spec.id for spec in self._specs], queues, worker.concurrency)
-        try:
-            self._heartbeat.start()
-        except PrefixTakenError as error:
-            log.critical("The worker cannot serve: %s", error)
-            raise WorkerShutdown(EX_UNAVAILABLE) from error
+        self._heartbeat.start()
         loading = self._host.start(self._specs)
         try:
             self._wait(loading)

@@ -28,7 +28,11 @@ def prepare_caches(environ: MutableMapping[str, str], var: Path) -> None:
 
 
 def _has_home(environ: MutableMapping[str, str]) -> bool:
-    home = Path(environ.get("HOME") or "~").expanduser()
+    try:
+        home = Path(environ.get("HOME") or "~").expanduser()
+    except RuntimeError:
+        # A user without a name has no home to look up.
+        return False
     cache = home / ".cache"
     return os.access(cache if cache.is_dir() else home, os.W_OK | os.X_OK)
 

@@ -10,10 +10,8 @@ from typing import Any
 from celery import signals
 from redis.exceptions import RedisError
 
-from store.installation import InstallationClaim
 from store.redis.client import connect
 from store.redis.presence import RENEW_SECONDS, PresenceAnnouncer, State, WorkerInfo
-from store.sql import db
 from tasks.worker.engine_host import EngineHost
 
 log = logging.getLogger(__name__)
@@ -27,9 +25,7 @@ class Heartbeat:
         self._models = models
         self._queues = queues
         self._capacity = capacity
-        client = connect(host.settings.redis_url)
-        self._announcer = PresenceAnnouncer(client)
-        self._claim = InstallationClaim(client, db.sessions(db.connect(host.settings.database_url)))
+        self._announcer = PresenceAnnouncer(connect(host.settings.redis_url))
         self._state = State.LOADING
         self._drain_ends: float | None = None
         self._changed = host.state_changed
@@ -38,8 +34,6 @@ class Heartbeat:
         self._thread = threading.Thread(target=self._run, name="heartbeat", daemon=True)
 
     def start(self) -> None:
-        """Raises ``PrefixTakenError``."""
-        self._claim.require()
         signals.worker_shutting_down.connect(self._on_shutting_down)
         self._thread.start()
 
@@ -74,7 +68,6 @@ class Heartbeat:
                 self._watch_engines()
                 self._watch_drain()
                 self._renew()
-                self._claim.renew()
             except Exception:
                 # Without this thread a healthy worker would be taken for dead.
                 log.exception("The heartbeat failed")

@@ -1,4 +1,7 @@
-"""A worker belongs to one installation, and ends at once where another one uses its prefix in Redis."""
+"""A worker that writes to the database belongs to its installation, and ends where another one has its prefix in Redis.
+
+Inference workers need Redis alone, and may lie on hosts that do not reach the database.
+"""
 
 import logging
 
@@ -15,9 +18,9 @@ EX_UNAVAILABLE = 69
 
 
 def require_installation(client: redis.Redis, sessions: sessionmaker[Session]) -> None:
-    """Raise ``WorkerShutdown`` where the prefix is another installation's."""
+    """Hold the prefix as long as the process lives. Raise ``WorkerShutdown`` where it is another installation's."""
     try:
-        InstallationClaim(client, sessions).require()
+        InstallationClaim(client, sessions).hold()
     except PrefixTakenError as error:
         log.critical("The worker cannot work: %s", error)
         raise WorkerShutdown(EX_UNAVAILABLE) from error

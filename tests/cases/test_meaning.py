@@ -10,6 +10,8 @@ from typing import Any
 import httpx
 import pytest
 
+from store.token_log import log as token_log
+from store.token_log import outcomes
 from testing.stack import KEY, Stack
 from tests.cases.product import MAX_GAP_SECONDS, BackgroundStream, Client
 
@@ -52,6 +54,21 @@ def test_17_native_a_dropped_request_is_taken_up_again(client: Client, product: 
     again = client.post("/api/v1/inference", body, **headers)
     assert again.status_code == 200, again.text
     assert again.json()["choices"][0]["finish_reason"] in ("length", "stop")
+
+
+def test_17_what_would_fail_again_is_not_begun_anew(client: Client, product: Stack) -> None:
+    """A request that killed its workers, or took all its time, keeps its stored end."""
+    body = {"model": "demo", "max_tokens": 3, "messages": [{"role": "user", "content": "poison"}]}
+    headers = {"Idempotency-Key": "poison"}
+    first = client.post("/v1/chat/completions", body, native=False, **headers)
+    assert first.status_code == 200
+    [record] = [key for key in product.client.scan_iter("cy:req:*") if first.json()["id"][9:].encode() in key]
+    request_id = record.decode().removeprefix("cy:req:")
+    for failure, begun_anew in ((outcomes.given_up(3), False), (outcomes.deadline_passed(9), False)):
+        product.client.delete(f"cy:log:{request_id}")
+        token_log.end(product.client, request_id, 600, outcomes.failed(failure))
+        again = client.post("/v1/chat/completions", body, native=False, **headers)
+        assert (again.status_code == 200) is begun_anew, again.text
 
 
 def test_18_a_key_on_a_training(client: Client, data: Path) -> None:

@@ -148,7 +148,7 @@ def test_31_compressed_bodies(client: Client, product: Stack) -> None:
         ("gzip", gzip.compress(raw)),
         ("deflate", zlib.compress(raw)),
         ("deflate", zlib.compress(raw)[2:-4]),
-        ("gzip, gzip", gzip.compress(gzip.compress(raw))),
+        ("gzip", gzip.compress(raw[:20]) + gzip.compress(raw[20:])),
         ("identity", raw),
     ):
         answer = client.post("/v1/chat/completions", packed, native=False, **{"Content-Encoding": encoding})
@@ -156,7 +156,7 @@ def test_31_compressed_bodies(client: Client, product: Stack) -> None:
     bomb = gzip.compress(b" " * (64 * 2**20))
     too_large = client.post("/v1/chat/completions", bomb, native=False, **{"Content-Encoding": "gzip"})
     assert too_large.status_code == 413
-    for encoding, status in (("zstd", 415), ("br", 415), ("gzip", 400)):
+    for encoding, status in (("zstd", 415), ("br", 415), ("gzip, gzip", 415), ("gzip", 400)):
         answer = client.post("/v1/chat/completions", b"abc", native=False, **{"Content-Encoding": encoding})
         assert answer.status_code == status
 

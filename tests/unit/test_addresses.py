@@ -73,7 +73,8 @@ def test_sentinels() -> None:
     assert address.sentinels == (("a", 26379), ("::1", 26379))
     assert (address.master_name, address.database, address.password) == ("mine", 2, "pw")
     assert address.broker_url == "sentinel://:pw@a:26379/2;sentinel://:pw@[::1]:26379/2"
-    assert address.broker_options == {"master_name": "mine", "sentinel_kwargs": {"password": "s"}}
+    assert address.broker_options == {"master_name": "mine", "sentinel_kwargs": address.sentinel_options()}
+    assert address.sentinel_options()["password"] == "s"
     assert parse_redis("sentinels://a/0?master_name=m").sentinel_options()["ssl"] is True
 
 
@@ -89,7 +90,9 @@ def test_sentinels() -> None:
         ("redis://h:99999/0", "port"),
         ("redis://user@h/0", "password"),
         ("redis://::1:6379/0", "brackets"),
-        ("redis://h/0?ssl=true", "'ssl'"),
+        ("redis://h/0?ssl=true", "an option"),
+        ("redis://h/0?ssl_cert_reqs=none", "'ssl_cert_reqs'"),
+        ("redis://:pa?ss=word@h/0", "%3F"),
         ("redis://h/1?db=2", "two numbers"),
         ("redis://a,b/0", "sentinel://"),
         ("rediss://h/0?ssl_cert_reqs=maybe", "ssl_cert_reqs"),

@@ -7,6 +7,7 @@ A page needs a key as everybody does, and no cookie counts, so that any origin m
 
 from flask import Flask, Response, request
 
+from services.errors import ForeignPage
 from webapp.http.current import services
 
 #: What a page may send: the headers that the faces read, and what OpenAI's and other SDKs add by themselves.
@@ -28,8 +29,20 @@ class Cors:
 
     def __init__(self, app: Flask, origins: tuple[str, ...]) -> None:
         self._origins = {origin.rstrip("/").lower() for origin in origins} - {_NONE}
+        app.before_request(self._refuse_foreign_pages)
         app.before_request(self._answer_preflight)
         app.after_request(self._add_headers)
+
+    def _refuse_foreign_pages(self) -> None:
+        """While nobody needs a key, any site could use this server through the browser of whoever runs it.
+
+        A plain form, and a WebSocket, are sent without asking first. Raises ``ForeignPage``.
+        """
+        origin = request.headers.get("Origin")
+        if origin is None or services().access.needs_key():
+            return
+        if origin.partition("://")[2].lower() != request.host.lower():
+            raise ForeignPage
 
     def _answer_preflight(self) -> Response | None:
         if request.method != "OPTIONS":
