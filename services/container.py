@@ -4,6 +4,7 @@ from dataclasses import dataclass
 
 import redis
 
+from engines.registry import load_registry
 from services.access import Access
 from services.adapters import AdapterService
 from services.health import HealthService
@@ -60,7 +61,9 @@ class Services:
         access = Access(ApiKeyAuthenticator(settings, sessions))
         limits = Limits(client, settings.requests_per_minute, settings.streams_per_key)
         adapters = AdapterService(AdapterStore(sessions, settings.adapters_root), access)
-        models = ModelCatalog(settings.config_path, settings.engine, client, presence, adapters)
+        models = ModelCatalog(
+            lambda: load_registry(settings.config_path, **settings.registry_options), client, presence, adapters
+        )
         jobs, idempotency = JobStore(sessions), Idempotency(client)
         checks = TrainingChecks(settings, models, adapters, jobs, access, DatasetChecker(settings, client))
         return cls(

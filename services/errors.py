@@ -166,14 +166,6 @@ class ServerStopping(Unavailable):
         super().__init__("This server is being restarted; the request goes on", [detail], 1)
 
 
-class JobGoesOn(Unavailable):
-    """This process was told to stop; a training that was followed through it goes on."""
-
-    def __init__(self, job_id: str) -> None:
-        detail = Detail("server_stopping", "", f"Ask for job {job_id} again")
-        super().__init__("This server is being restarted; the training goes on", [detail], 1)
-
-
 class RedisUnavailable(Unavailable):
     """Redis is away, or does not answer in time."""
 

@@ -1,13 +1,13 @@
 """The models of the model file: found by name, and what is really being served."""
 
+from collections.abc import Callable
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import redis
 
 from engines.errors import UnknownModel
-from engines.registry import ModelSpec, Registry, load_registry
+from engines.registry import ModelSpec, Registry
 from services.adapters import AdapterService
 from services.errors import ModelNotFound
 from store.redis import control
@@ -50,14 +50,14 @@ class ModelCatalog:
     """All models of one process. The model file may be read again while it runs."""
 
     def __init__(
-        self, path: Path, engine: str, client: redis.Redis, presence: PresenceReader, adapters: AdapterService
+        self, load: Callable[[], Registry], client: redis.Redis, presence: PresenceReader, adapters: AdapterService
     ) -> None:
-        self._path = path
-        self._engine = engine
+        """``load`` reads the model file. Raises ``ConfigError``."""
+        self._load = load
         self._redis = client
         self._presence = presence
         self._adapters = adapters
-        self._registry = load_registry(path, engine)
+        self._registry = load()
 
     @property
     def registry(self) -> Registry:
@@ -66,7 +66,7 @@ class ModelCatalog:
 
     def reload(self) -> Registry:
         """Read the model file again, for every face of this process. Raises ``ConfigError``."""
-        self._registry = load_registry(self._path, self._engine)
+        self._registry = self._load()
         return self._registry
 
     def resolve(self, name: str, field: str) -> ModelSpec:

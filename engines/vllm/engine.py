@@ -21,6 +21,7 @@ from vllm.sampling_params import RequestOutputKind, SamplingParams
 
 from engines.base import Engine
 from engines.errors import EngineDead, EngineError, EngineStartError, InvalidRequest, OutOfMemory
+from engines.models.fetch import recorded_dtype, require_fetched
 from engines.registry import ModelSpec
 from engines.types import (
     Chunk,
@@ -79,6 +80,7 @@ class VllmEngine(Engine):
         os.environ.setdefault("VLLM_WORKER_MULTIPROC_METHOD", "spawn")
         os.environ.setdefault("VLLM_NO_USAGE_STATS", "1")
         prepare_cpu()
+        require_fetched(self.spec)
         self._client, self.spec = await start_with_tuning(self.spec, self._try)
         self._openai_app = await OpenAIApp.create(self._client, self.spec)
         self._answers = OpenAIAnswers(FormCheck(self._require_client().renderer.tokenizer))
@@ -210,7 +212,7 @@ def engine_arguments(spec: ModelSpec, logging_config: str | None = None) -> Asyn
         "model": spec.location,
         "served_model_name": [spec.id],
         "tensor_parallel_size": spec.tensor_parallel_size,
-        "dtype": spec.dtype,
+        "dtype": recorded_dtype(spec.location) or spec.dtype if spec.dtype == "auto" else spec.dtype,
         "quantization": spec.quantization,
         "trust_remote_code": False,
         "enable_log_requests": False,

@@ -56,8 +56,10 @@ class TrainingChecks:
         output = resolve_inside(request.output_dir, [self._settings.outputs_root], "outputDir")
         if output.exists() and not output.is_dir():
             raise InvalidRequest.of("invalid_path", "outputDir", "'outputDir' is a file; it must be a folder")
-        name = request.adapter_name or _name_from(output, job_id)
-        self._require_free_name(name, "adapterName" if request.adapter_name else "outputDir")
+        name = request.adapter_name or self._name_from(output, job_id)
+        if self._is_models(name):
+            description = f"'{name}' is the name of a model; give the adapter another one"
+            raise InvalidRequest.of("name_taken", "adapterName", description)
         _require_sensible(request, model)
         # The costly one last.
         self._datasets.require_usable(
@@ -86,12 +88,14 @@ class TrainingChecks:
         }
         return CheckedTraining(spec, name, options)
 
-    def _require_free_name(self, name: str, field: str) -> None:
-        """An OpenAI client names models and adapters in one field: two things must not share a name."""
+    def _name_from(self, output: Path, job_id: str) -> str:
+        """Return the name of an adapter whose client gave none."""
+        return output.name if valid_name(output.name) and not self._is_models(output.name) else job_id
+
+    def _is_models(self, name: str) -> bool:
+        """Whether a model has the name: OpenAI clients name models and adapters in one field."""
         registry = self._models.registry
-        if name in registry.models or name in registry.aliases:
-            description = f"'{name}' is the name of a model; give the adapter another one ('adapterName')"
-            raise InvalidRequest.of("name_taken", field, description)
+        return name in registry.models or name in registry.aliases
 
     def _base_model(self, name: str) -> tuple[ModelSpec | None, str]:
         """Return the configured model and where its weights are. Only models that an operator listed."""
@@ -160,7 +164,3 @@ def _require_lora(request: TrainingRequest) -> list[Detail]:
 
 def _rank_too_high(lora: Lora, model: ModelSpec) -> str:
     return f"Rank {lora.r} is above what model '{model.id}' can serve (maxLoraRank {model.max_lora_rank})"
-
-
-def _name_from(output: Path, job_id: str) -> str:
-    return output.name if valid_name(output.name) else job_id

@@ -11,7 +11,6 @@ import os
 import time
 from concurrent.futures import Future
 from concurrent.futures import TimeoutError as FutureTimeout
-from pathlib import Path
 from typing import Any
 
 from celery import bootsteps
@@ -58,7 +57,7 @@ class EngineStep(bootsteps.StartStopStep):
         self._heartbeat: Heartbeat | None = None
 
     def _choose_models(self, worker: Any, models: str | None) -> list[ModelSpec]:
-        registry = load_registry(Path(self._settings.config_path), self._settings.engine)
+        registry = load_registry(self._settings.config_path, **self._settings.registry_options)
         queues = worker.app.amqp.queues
         names = [*queues.consume_from, worker_queue(worker.hostname)]
         if models is None:

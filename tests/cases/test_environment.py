@@ -171,7 +171,7 @@ def test_15_a_model_file_of_a_windows_editor(tmp_path: Path, change: str) -> Non
     raw = (ROOT / "config.json").read_bytes()
     raw = b"\xef\xbb\xbf" + raw if change == "bom" else raw.replace(b"\n", b"\r\n")
     (tmp_path / "c.json").write_bytes(raw)
-    assert load_registry(tmp_path / "c.json").default.id == "demo"
+    assert load_registry(tmp_path / "c.json").default.id == "smollm2-135m"
 
 
 def test_15_paths_in_the_model_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

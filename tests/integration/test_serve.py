@@ -65,7 +65,9 @@ def test_a_port_in_use_is_told(tmp_path: Path) -> None:
 
 @pytest.mark.full
 def test_a_worker_that_cannot_start_ends_everything_with_its_last_lines(tmp_path: Path) -> None:
-    with serving(tmp_path / "s", **ports(), CY_LLM_ENGINE="warp-drive") as served:
+    (tmp_path / "s").mkdir()
+    (tmp_path / "s" / "config.json").write_text(json.dumps({"demo": {"model_path": "none", "engine": "warp-drive"}}))
+    with serving(tmp_path / "s", **ports()) as served:
         until(lambda: served.pids("gpu-train"), 20, "the others run")
         others = family(served.process.pid)
         assert served.process.wait(110) == 1

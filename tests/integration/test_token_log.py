@@ -214,7 +214,7 @@ def test_many_followers_share_one_subscription(redis_server: RedisServer, redis_
     with hub.follow("a"), hub.follow("a"), hub.follow("b"):
         channel = redis_keys.log_channel("a")
         until(lambda: redis_client.pubsub_numsub(channel) == [(channel.encode(), 1)], 5, "one subscription")
-        assert redis_client.info("clients")["pubsub_clients"] == 1
+        assert len(redis_client.client_list(_type="pubsub")) == 1
 
     def unsubscribed() -> bool:
         return all(count == 0 for _, count in redis_client.pubsub_numsub("cy:log:a", "cy:log:b"))

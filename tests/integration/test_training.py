@@ -275,7 +275,7 @@ def test_what_cannot_go_on_says_why(stack: Stack, http: httpx.Client) -> None:
     shutil.copy(data / "train.jsonl", data / "deleted.jsonl")
     deleted = start(http, datasetPath="deleted.jsonl")
     (data / "deleted.jsonl").unlink()
-    broken = start(http, baseModel="broken", outputDir="broken")
+    broken = start(http, baseModel="broken", outputDir="spoiled")
     worker = stack.start_trainer()
     found = wait_for(http, deleted, "failed")
     assert found["error"] == {

@@ -72,6 +72,8 @@ def test_a_stray_would_be_found(tmp_path: Path) -> None:
 def test_the_environment_is_read_in_one_place() -> None:
     """``settings.py`` alone, and who makes the environment of a child or of a library (named here)."""
     makers = {
+        "cli/fetch.py",
+        "engines/models/convert.py",
         "engines/vllm/cpu.py",
         "engines/vllm/engine.py",
         "engines/training/datasets/check.py",

@@ -7,7 +7,7 @@ from typing import Any
 import grpc
 
 from services.context import RequestContext
-from services.errors import InvalidRequest, JobGoesOn
+from services.errors import InvalidRequest
 from services.training.events import FollowingStopped
 from services.training.progress import current_epoch, percent, remaining_seconds, shown_status
 from services.training.service import TrainingService
@@ -73,8 +73,8 @@ class TrainingServicer:
                 if event is not None:
                     yield _progress(self._training.find(call.principal, job.id), trace_id, event)
         except FollowingStopped:
-            if context.is_active():
-                raise JobGoesOn(job.id) from None
+            # The call ends with the last state; the job goes on, and can be asked for.
+            return
 
     def GetTrainingStatus(self, request: Any, _: grpc.ServicerContext) -> Any:
         """Where a job is."""

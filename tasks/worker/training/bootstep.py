@@ -49,7 +49,7 @@ class TrainingStep(bootsteps.StartStopStep):
         # The trainers inherit these too.
         prepare_caches(os.environ, self._settings.var)
         try:
-            self._registry = load_registry(self._settings.config_path, self._settings.engine)
+            self._registry = load_registry(self._settings.config_path, **self._settings.registry_options)
         except ConfigError as error:
             raise SystemExit(f"cy-llm: the worker cannot train: {error}") from None
         disable_acknowledgement(worker.app)

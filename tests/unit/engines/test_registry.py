@@ -123,5 +123,9 @@ def test_unknown_models_are_told_apart() -> None:
 
 def test_the_shipped_file_is_valid_and_ready_for_real_models() -> None:
     registry = load_registry(ROOT / "config.json")
-    assert registry.default.id == "demo"
-    assert {"qwen2.5-0.5b", "qwen2.5-7b"} <= set(registry.models)
+    assert registry.default.id == "smollm2-135m"
+    assert registry.default.location == str(ROOT / "var" / "models" / "smollm2-135m")
+    assert load_registry(ROOT / "config.json", default="demo").default.id == "demo"
+    with pytest.raises(ConfigError, match="CY_LLM_MODEL"):
+        load_registry(ROOT / "config.json", default="nope")
+    assert {"demo", "qwen2.5-0.5b", "qwen2.5-7b"} <= set(registry.models)
