@@ -43,7 +43,7 @@ from engines.vllm.internals import (
     tokenize_text,
 )
 from engines.vllm.logging import EngineLog
-from engines.vllm.openai_answer import OpenAIAnswers
+from engines.vllm.openai_answer import OpenAIAnswers, is_error, names_to_replace
 from engines.vllm.openai_app import OpenAIApp
 from engines.vllm.resume import ResumedText
 from engines.vllm.stats import LoadStats
@@ -142,11 +142,23 @@ class VllmEngine(Engine):
             adapter = await self._adapters.loaded(client, call.adapter)
             assert adapter is not None
             self._openai_app.name_adapter(json.loads(call.body)["model"], adapter)
-        async with aclosing(self._answers.relay(call, self._openai_app.call(call))) as parts:
+        answers, names = self._answers, names_to_replace(call)
+        async with aclosing(self._openai_app.call(call)) as parts:
+            # One loop for every part of every stream: what is rare is left to others.
             async for part in parts:
                 if client.errored:
                     # The application would make an answer of it, with status 500.
                     raise EngineDead(f"the engine of model {self.spec.id!r} stopped working")
+                if isinstance(part, HttpStart):
+                    if part.status >= 400:
+                        head, body = await answers.refusal(call, part, parts)
+                        yield head
+                        yield body
+                        return
+                elif is_error(part):
+                    part = await answers.error_event(call, part)
+                elif names is not None:
+                    part = part.replace(*names, 1)
                 yield part
 
     async def load_adapter(self, path: str) -> None:

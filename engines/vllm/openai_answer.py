@@ -29,38 +29,20 @@ class OpenAIAnswers:
         # One at a time, beside all other work: a hostile form takes long.
         self._judge = ThreadPoolExecutor(1, thread_name_prefix="form-check")
 
-    async def relay(
-        self, call: HttpCall, parts: AsyncGenerator[HttpStart | bytes, None]
-    ) -> AsyncGenerator[HttpStart | bytes, None]:
-        """Yield ``parts``; errors in OpenAI's words, and the model under the name that was asked for."""
-        names = _names(call)
-        async for part in parts:
-            if isinstance(part, HttpStart):
-                if part.status >= 400:
-                    async for rest in self._refusal(call, part, parts):
-                        yield rest
-                    return
-                yield part
-            elif part.startswith(_ERROR):
-                yield await self._error_event(call, part)
-            else:
-                yield part if names is None else part.replace(*names, 1)
-
-    async def _refusal(
+    async def refusal(
         self, call: HttpCall, head: HttpStart, parts: AsyncGenerator[HttpStart | bytes, None]
-    ) -> AsyncGenerator[HttpStart | bytes, None]:
-        """Yield a refusal whole: its status may turn out to be another."""
+    ) -> tuple[HttpStart, bytes]:
+        """Return a refusal whole, in OpenAI's words; ``parts`` is what follows its head."""
         body = b"".join([part async for part in parts if isinstance(part, bytes)])
         error = _error_in(body)
         if error is None:
-            yield head
-            yield body
-            return
+            return head, body
+        # Its status may turn out to be another.
         status, document = await self._explain(call, head.status, error)
-        yield replace(head, status=status)
-        yield encode(document)
+        return replace(head, status=status), encode(document)
 
-    async def _error_event(self, call: HttpCall, event: bytes) -> bytes:
+    async def error_event(self, call: HttpCall, event: bytes) -> bytes:
+        """Return an event of a stream that :func:`is_error`, in OpenAI's words."""
         first, separator, rest = event.partition(b"\n\n")
         error = _error_in(first.removeprefix(_DATA))
         if error is None:
@@ -96,6 +78,11 @@ class OpenAIAnswers:
         return status, openai_error(_PARAMETER.sub("", message), status, param, word)
 
 
+def is_error(part: bytes) -> bool:
+    """Whether a part of a stream is an event that tells an error. Called for every part: cheap."""
+    return part.startswith(_ERROR)
+
+
 def openai_error(message: str, status: int, param: str | None, code: str | None) -> dict[str, Any]:
     """Return an error in OpenAI's shape: ``code`` is a word or null, never a number."""
     kind = "invalid_request_error" if status < 500 else "server_error"
@@ -115,7 +102,7 @@ def _error_in(body: bytes) -> dict[str, Any] | None:
     return error if isinstance(error, dict) else None
 
 
-def _names(call: HttpCall) -> tuple[bytes, bytes] | None:
+def names_to_replace(call: HttpCall) -> tuple[bytes, bytes] | None:
     """Return what the answer calls the model, and what it shall; None where they are the same."""
     if call.asked_name is None:
         return None

@@ -143,13 +143,16 @@ async def _relay_http(
     )
     async with aclosing(engine.openai(call)) as parts:
         async for part in parts:
-            if part.status >= 400 if isinstance(part, HttpStart) else part.startswith(_ERROR_EVENT):
+            if isinstance(part, HttpStart):
+                if part.status >= 400:
+                    served.outcome = "refused"
+                if not delivered.has_head:
+                    active.writer.head({"status": part.status, "content_type": part.content_type})
+                continue
+            if part.startswith(_ERROR_EVENT):
                 served.outcome = "refused"
-            if not isinstance(part, HttpStart):
-                served.count(started)
-                active.writer.body(part)
-            elif not delivered.has_head:
-                active.writer.head({"status": part.status, "content_type": part.content_type})
+            served.count(started)
+            active.writer.body(part)
     await active.writer.end(outcomes.finished(None, None))
 
 
