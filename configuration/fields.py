@@ -46,7 +46,7 @@ class NullIsAbsentSchema(Schema):
     @pre_load
     def drop_nulls(self, data: Any, **_: Any) -> Any:
         """Leave out what is null; but not what is required, nor names that the schema does not know: those are told."""
-        if not isinstance(data, dict):
+        if not isinstance(data, dict) or None not in data.values():
             return data
         optional = {name for name, field in self.fields.items() if not field.required}
         return {name: value for name, value in data.items() if value is not None or name not in optional}
