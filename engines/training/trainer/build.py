@@ -133,7 +133,7 @@ def load_model(spec: TrainingSpec) -> Any:
         )
     return AutoModelForCausalLM.from_pretrained(
         spec.base_model,
-        dtype=_weights_type(spec),
+        dtype=weights_type(spec),
         quantization_config=quantization,
         trust_remote_code=False,
     )
@@ -147,7 +147,8 @@ def half_precision() -> torch.dtype | None:
     return torch.bfloat16 if torch.cuda.is_bf16_supported(including_emulation=False) else torch.float16
 
 
-def _weights_type(spec: TrainingSpec) -> torch.dtype:
+def weights_type(spec: TrainingSpec) -> torch.dtype:
+    """Return the type that the base model is loaded in."""
     half = half_precision()
     if half is None:
         return torch.float32

@@ -180,3 +180,24 @@ def test_only_whole_checkpoints_count(tmp_path: Path) -> None:
     assert checkpoints.latest(tmp_path) == tmp_path / "checkpoint-5"
     assert sorted(checkpoints.remove_broken(tmp_path)) == ["checkpoint-10", "checkpoint-15"]
     assert [path.name for path in tmp_path.iterdir()] == ["checkpoint-5"]
+
+
+@pytest.mark.parametrize(
+    ("bfloat16", "trained", "whole"), [(True, "bfloat16", "bfloat16"), (False, "float16", "float32")]
+)
+def test_half_precision_is_what_the_gpu_computes_with(
+    monkeypatch: pytest.MonkeyPatch, bfloat16: bool, trained: str, whole: str
+) -> None:
+    """A T4 or V100 has no bfloat16. Patched: no such card is here."""
+    import torch
+
+    from engines.training.trainer import build
+
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "is_bf16_supported", lambda including_emulation=True: bfloat16)
+    monkeypatch.setattr(build, "SFTConfig", lambda **values: values)
+    spec = TrainingSpec(job_id="j", base_model="m", dataset="d", work_dir="w")
+    found: Any = build.arguments(spec, spec.params, False)
+    assert (found["bf16"], found["fp16"]) == (bfloat16, not bfloat16)
+    assert build.weights_type(spec) is getattr(torch, trained)
+    assert build.weights_type(replace(spec, lora=None)) is getattr(torch, whole)
