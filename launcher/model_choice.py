@@ -12,7 +12,7 @@ from settings import Settings
 
 #: What is served where the default cannot be had: it comes with the project.
 _FALLBACK = "demo"
-#: Steps in which a download's progress is told. Percent.
+#: Steps in which a download's progress is reported. Percent.
 _STEP = 10
 
 
@@ -42,13 +42,13 @@ def fetch(spec: ModelSpec, models_root: Path, environment: Mapping[str, str], sa
     """Get a model's weights, telling how far it is. Raises ``CannotFetch``."""
     name = source_name(spec.model_path)
     assert name is not None
-    told = 0
+    last_percent = 0
 
     def progress(have: int, size: int) -> None:
-        nonlocal told
+        nonlocal last_percent
         percent = 100 * have // size
-        if percent >= told + _STEP:
-            told = percent
+        if percent >= last_percent + _STEP:
+            last_percent = percent
             say(f"{spec.id}: {have // 2**20} of {size // 2**20} MiB")
 
     ensure_model(name, models_root, environment, say, progress)

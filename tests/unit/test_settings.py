@@ -34,3 +34,18 @@ def test_an_unreadable_value_names_its_variable(monkeypatch: pytest.MonkeyPatch,
 
 def test_secrets_are_not_shown() -> None:
     assert "hidden" not in repr(Settings(api_key="hidden", gateway_api_token="hidden"))
+
+
+@pytest.mark.parametrize("value", ["", "  ", "tcp://10.0.0.1:8080"])
+def test_an_empty_or_injected_value_is_unset(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture, value: str
+) -> None:
+    """Compose files pass empty text; Kubernetes sets the port of a Service of our name."""
+    monkeypatch.setenv("CY_LLM_PORT", value)
+    assert Settings.from_env().port == 8080
+    assert ("Kubernetes" in caplog.text) == value.startswith("tcp")
+
+
+def test_white_space_around_a_key_is_a_mistake(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("CY_LLM_API_KEY", " key\r\n")
+    assert Settings.from_env().api_key == "key"

@@ -120,8 +120,8 @@ def _require_format(line: int, row: Any) -> str:
         raise at_line(line, f"a row must be an object, not {type(row).__name__}")
     names = ", ".join(quote(name) for name in list(row)[:10]) or "no field"
     folded = {str(name).strip().lower() for name in row}
-    meant = next((fields for fields in FORMATS.values() if set(fields) <= folded), None)
-    hint = f"; did you mean {', '.join(meant)}?" if meant else ""
+    intended = next((fields for fields in FORMATS.values() if set(fields) <= folded), None)
+    hint = f"; did you mean {', '.join(intended)}?" if intended else ""
     raise at_line(line, f"no known kind of row: it has {names}{hint} A row has one of these sets: {known}")
 
 
