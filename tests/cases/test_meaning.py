@@ -236,8 +236,11 @@ def test_66_a_good_schema_is_followed(client: Client) -> None:
         "required": ["a"],
         "additionalProperties": False,
     }
-    answer = client.chat(max_tokens=40, structured_outputs={"json": schema})
-    assert json.loads(answer.json()["choices"][0]["message"]["content"])["a"] in (True, False)
+    # The grammar allows any white space between the marks, and the demo model, which knows no JSON, now and then
+    # writes nothing else until its tokens are spent: such an answer ends with "length" and is asked for again.
+    choices = (client.chat(max_tokens=100, structured_outputs={"json": schema}).json()["choices"][0] for _ in range(8))
+    finished = next(choice for choice in choices if choice["finish_reason"] == "stop")
+    assert json.loads(finished["message"]["content"])["a"] in (True, False)
 
 
 def test_67_the_first_of_its_kind_stops_nobody(client: Client, product: Stack) -> None:
