@@ -6,6 +6,7 @@ import click
 
 from cli.adapters import adapters
 from cli.chat import chat
+from cli.config_check import config
 from cli.configuration import configuration
 from cli.fetch import fetch
 from cli.keys import keys
@@ -18,7 +19,7 @@ def cli() -> None:
     """CY-LLM Engine on the command line: "keys" uses DATABASE_URL, as the front door does; all else asks the server."""
 
 
-for command in (train, jobs, adapters, chat, keys, fetch, configuration):
+for command in (train, jobs, adapters, chat, keys, fetch, config, configuration):
     cli.add_command(command)
 
 

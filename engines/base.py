@@ -6,7 +6,7 @@ from collections.abc import AsyncGenerator
 from pathlib import Path
 
 from engines.errors import ConfigError
-from engines.registry import ModelSpec
+from engines.model_spec import ModelSpec
 from engines.types import Chunk, EngineInfo, GenerateRequest, HttpCall, HttpStart
 
 #: Engine name -> ``module:class``. Looked up late, so that naming one imports no vLLM.

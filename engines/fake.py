@@ -14,7 +14,7 @@ from collections.abc import AsyncGenerator
 
 from engines.base import Engine, is_adapter_folder
 from engines.errors import EngineDead, InvalidRequest
-from engines.registry import ModelSpec
+from engines.model_spec import ModelSpec
 from engines.types import (
     Chunk,
     EngineInfo,

@@ -6,13 +6,13 @@ from typing import Any
 
 @dataclass(frozen=True)
 class Sampling:
-    """How tokens are chosen. ``temperature`` 0 is greedy."""
+    """How tokens are chosen. ``temperature`` 0 is greedy. None is the model's own value."""
 
     #: None means: as many as the default allows and the context has room for.
     max_new_tokens: int | None = None
-    temperature: float = 0.7
-    top_p: float = 0.95
-    repetition_penalty: float = 1.0
+    temperature: float | None = None
+    top_p: float | None = None
+    repetition_penalty: float | None = None
 
 
 @dataclass(frozen=True)

@@ -4,10 +4,11 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 
 from engines.errors import ConfigError
+from engines.model_spec import ModelSpec
 from engines.models.download import CannotFetch
 from engines.models.fetch import ensure_model
 from engines.models.sources import source_name
-from engines.registry import ModelSpec, Registry
+from engines.registry import Registry
 from settings import Settings
 
 #: What is served where the default cannot be had: it comes with the project.

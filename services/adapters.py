@@ -3,7 +3,7 @@
 import json
 
 from engines.base import ADAPTER_CONFIG
-from engines.registry import ModelSpec
+from engines.model_spec import ModelSpec
 from services.access import Access
 from services.errors import AdapterNotFound, InvalidRequest
 from services.safe_paths import resolve_inside

@@ -7,7 +7,8 @@ from typing import Any
 import redis
 
 from engines.errors import UnknownModel
-from engines.registry import ModelSpec, Registry
+from engines.model_spec import ModelSpec
+from engines.registry import Registry
 from services.adapters import AdapterService
 from services.errors import ModelNotFound
 from store.redis import control
@@ -143,10 +144,16 @@ class ModelCatalog:
             spec=spec,
             status=_status(spec, fleet),
             max_model_len=engine["max_model_len"] if engine else spec.max_model_len,
-            capabilities=("inference", "stream", "training") if spec.takes_adapters else ("inference", "stream"),
+            capabilities=_capabilities(spec),
             adapters=adapters,
             gpu_memory_utilization=spec.gpu_memory_utilization or _DEFAULT_GPU_MEMORY_UTILIZATION,
         )
+
+
+def _capabilities(spec: ModelSpec) -> tuple[str, ...]:
+    if not spec.generates:
+        return (spec.task,)
+    return ("inference", "stream", "training") if spec.takes_adapters else ("inference", "stream")
 
 
 def _status(spec: ModelSpec, fleet: Fleet) -> str:

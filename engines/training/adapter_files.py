@@ -7,7 +7,7 @@ from pathlib import Path
 
 from safetensors import SafetensorError, safe_open
 
-from engines.registry import ModelSpec
+from engines.model_spec import ModelSpec
 
 #: Files of an adapter that are served; everything else of a trainer's output stays behind.
 FILES = ("adapter_config.json", "adapter_model.safetensors")

@@ -17,7 +17,7 @@ from vllm.lora.request import LoRARequest
 
 from engines.base import ADAPTER_CONFIG
 from engines.errors import EngineError, InvalidRequest
-from engines.registry import ModelSpec
+from engines.model_spec import ModelSpec
 from engines.vllm.internals import EngineDeadError
 
 log = logging.getLogger(__name__)

@@ -12,7 +12,6 @@ from contextlib import aclosing
 from dataclasses import replace
 from typing import Any
 
-from vllm.config import LoggingConfig
 from vllm.engine.arg_utils import AsyncEngineArgs
 from vllm.engine.protocol import EngineClient
 from vllm.inputs import tokens_input
@@ -21,8 +20,8 @@ from vllm.sampling_params import RequestOutputKind, SamplingParams
 
 from engines.base import Engine
 from engines.errors import EngineDead, EngineError, EngineStartError, InvalidRequest, OutOfMemory
-from engines.models.fetch import recorded_dtype, require_fetched
-from engines.registry import ModelSpec
+from engines.model_spec import ModelSpec
+from engines.models.fetch import require_fetched
 from engines.types import (
     Chunk,
     EngineInfo,
@@ -32,6 +31,7 @@ from engines.types import (
     Usage,
 )
 from engines.vllm.adapters import AdapterTable
+from engines.vllm.arguments import chat_template_text, engine_arguments
 from engines.vllm.cpu import prepare_cpu
 from engines.vllm.form_check import FormCheck
 from engines.vllm.internals import (
@@ -39,6 +39,7 @@ from engines.vllm.internals import (
     EngineGenerateError,
     cache_environment,
     has_chat_template,
+    own_sampling,
     tokenize_chat,
     tokenize_text,
 )
@@ -52,12 +53,6 @@ from engines.vllm.warm_up import warm_up
 
 log = logging.getLogger(__name__)
 
-#: The engine core drains by itself when the whole process group is told to stop, so
-#: that a worker's own drain is not cut short. Seconds.
-_CORE_DRAIN_SECONDS = 600
-#: See ``engines.vllm.executor``.
-_EXECUTOR = "engines.vllm.executor.GuardedUniProcExecutor"
-
 
 class VllmEngine(Engine):
     """An :class:`Engine` on a vLLM ``EngineClient``."""
@@ -68,6 +63,9 @@ class VllmEngine(Engine):
         self._openai_app: OpenAIApp | None = None
         self._answers: OpenAIAnswers | None = None
         self._adapters = AdapterTable(spec)
+        self._template: str | None = None
+        #: The model's own values, for what a request leaves open.
+        self._own_sampling: dict[str, Any] = {}
         self._load = LoadStats()
         self._engine_log = EngineLog()
 
@@ -81,10 +79,12 @@ class VllmEngine(Engine):
         os.environ.setdefault("VLLM_NO_USAGE_STATS", "1")
         prepare_cpu()
         require_fetched(self.spec)
+        self._template = chat_template_text(self.spec)
         self._client, self.spec = await start_with_tuning(self.spec, self._try)
+        self._own_sampling = own_sampling(self._client)
         self._openai_app = await OpenAIApp.create(self._client, self.spec)
         self._answers = OpenAIAnswers(FormCheck(self._require_client().renderer.tokenizer))
-        await warm_up(self.spec.id, self._openai_app)
+        await warm_up(self.spec, self._openai_app)
         cache_environment()
 
     async def _try(self, spec: ModelSpec) -> EngineClient:
@@ -105,6 +105,8 @@ class VllmEngine(Engine):
 
     async def generate(self, request: GenerateRequest) -> AsyncGenerator[Chunk, None]:
         client = self._require_client()
+        if not self.spec.generates:
+            raise InvalidRequest("wrong_task", "modelId", f"Model {self.spec.id!r} is for {self.spec.task!r}")
         adapter = await self._adapters.loaded(client, request.adapter)
         prompt_ids = await self._tokenize(request.prompt)
         limit = self._limit(request, len(prompt_ids))
@@ -180,8 +182,8 @@ class VllmEngine(Engine):
 
     async def _tokenize(self, prompt: str) -> list[int]:
         client = self._require_client()
-        if self.spec.prompt_format == "chat" and has_chat_template(client):
-            return await tokenize_chat(client, prompt)
+        if self.spec.prompt_format == "chat" and (self._template is not None or has_chat_template(client)):
+            return await tokenize_chat(client, prompt, self._template)
         return await tokenize_text(client, prompt)
 
     def _limit(self, request: GenerateRequest, prompt_tokens: int) -> int:
@@ -209,43 +211,11 @@ class VllmEngine(Engine):
 
     def _sampling(self, request: GenerateRequest, max_tokens: int) -> SamplingParams:
         sampling = request.sampling
-        return SamplingParams(
-            max_tokens=max_tokens,
-            temperature=sampling.temperature,
-            top_p=sampling.top_p if sampling.temperature > 0 else 1.0,
-            repetition_penalty=sampling.repetition_penalty,
-            output_kind=RequestOutputKind.DELTA,
-        )
-
-
-def engine_arguments(spec: ModelSpec, logging_config: str | None = None) -> AsyncEngineArgs:
-    """Translate a model's entry into vLLM's arguments; what it leaves open stays vLLM's default."""
-    arguments: dict[str, Any] = {
-        "model": spec.location,
-        "served_model_name": [spec.id],
-        "tensor_parallel_size": spec.tensor_parallel_size,
-        "dtype": recorded_dtype(spec.location) or spec.dtype if spec.dtype == "auto" else spec.dtype,
-        "quantization": spec.quantization,
-        "trust_remote_code": False,
-        "enable_log_requests": False,
-        "shutdown_timeout": _CORE_DRAIN_SECONDS,
-        # The request's own values are the only sampling defaults.
-        "generation_config": "vllm",
-        "scheduling_policy": "priority",
-    }
-    optional = ("max_model_len", "max_num_seqs", "gpu_memory_utilization", "kv_cache_memory_bytes", "kv_cache_dtype")
-    for name in (*optional, "enable_prefix_caching", "enforce_eager"):
-        if getattr(spec, name) is not None:
-            arguments[name] = getattr(spec, name)
-    if spec.tensor_parallel_size == 1:
-        # On a CPU vLLM's own choice is a second process, and both spin (``engines.vllm.cpu``). A model that is
-        # split over several GPUs keeps vLLM's choice, whose processes watch the core's death themselves.
-        arguments["distributed_executor_backend"] = _EXECUTOR
-    if spec.takes_adapters:
-        arguments |= {"enable_lora": True, "max_loras": spec.max_loras, "max_lora_rank": spec.max_lora_rank}
-    if logging_config:
-        arguments["logging_config"] = LoggingConfig(pylogging_config_file=logging_config)
-    return AsyncEngineArgs(**arguments)
+        asked = {name: getattr(sampling, name) for name in ("temperature", "top_p", "repetition_penalty")}
+        values = {**self._own_sampling, **{name: value for name, value in asked.items() if value is not None}}
+        if values.get("temperature") == 0:
+            values["top_p"] = 1.0
+        return SamplingParams(**values, max_tokens=max_tokens, output_kind=RequestOutputKind.DELTA)
 
 
 def _chunk(output: RequestOutput, delivered_count: Usage) -> Chunk:

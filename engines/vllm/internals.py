@@ -6,9 +6,9 @@ reason. ``tests/engine/test_vllm_internals.py`` checks what is relied on against
 names it, so that an upgrade fails there.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from types import SimpleNamespace
-from typing import Any
+from typing import Any, NoReturn
 
 import vllm.envs
 from vllm.engine.arg_utils import AsyncEngineArgs, EngineArgs
@@ -17,8 +17,10 @@ from vllm.entrypoints.launchers.api_server.app_state import init_app_state
 from vllm.entrypoints.launchers.app import build_app
 from vllm.entrypoints.launchers.cli_args import make_arg_parser
 from vllm.lora.request import LoRARequest
+from vllm.reasoning import ReasoningParserManager
 from vllm.renderers.params import ChatParams, TokenizeParams
 from vllm.sampling_params import SamplingParams
+from vllm.tool_parsers import ToolParserManager
 from vllm.utils.argparse_utils import FlexibleArgumentParser
 from vllm.v1.engine import EngineCoreRequest
 from vllm.v1.engine.async_llm import AsyncLLM
@@ -39,9 +41,13 @@ __all__ = [
     "StatLoggerBase",
     "SyncEngine",
     "TextReplay",
+    "WrongArgument",
     "build_openai_app",
     "cache_environment",
+    "engine_argument_parser",
+    "known_parsers",
     "name_adapter",
+    "own_sampling",
     "tokenize_chat",
     "tokenize_text",
 ]
@@ -64,10 +70,10 @@ def cache_environment() -> None:
     vllm.envs.enable_envs_cache()
 
 
-async def tokenize_chat(client: EngineClient, prompt: str) -> list[int]:
+async def tokenize_chat(client: EngineClient, prompt: str, template: str | None = None) -> list[int]:
     """Return the tokens of one user message, through the chat template, as vLLM's own chat endpoint makes them."""
     messages: list[Any] = [{"role": "user", "content": prompt}]
-    parameters = ChatParams(chat_template_kwargs={"add_generation_prompt": True})
+    parameters = ChatParams(chat_template=template, chat_template_kwargs={"add_generation_prompt": True})
     _, prompts = await client.renderer.render_chat_async([messages], parameters, _TOKENIZE)
     ids: list[int] = prompts[0]["prompt_token_ids"]
     return ids
@@ -82,6 +88,12 @@ async def tokenize_text(client: EngineClient, prompt: str) -> list[int]:
 
 def has_chat_template(client: EngineClient) -> bool:
     return bool(getattr(client.renderer.tokenizer, "chat_template", None))
+
+
+def own_sampling(client: EngineClient) -> dict[str, Any]:
+    """Return what the model's ``generation_config.json`` says of sampling, where the engine was told to heed it."""
+    found = client.model_config.get_diff_sampling_param()
+    return {name: value for name, value in found.items() if name != "max_tokens"}
 
 
 class HookedAsyncLLM(AsyncLLM):
@@ -134,15 +146,40 @@ class TextReplay:
         return self._detokenizer.get_next_output_text(finished=finished, delta=True)
 
 
-async def build_openai_app(
-    client: EngineClient, location: str, model_id: str, tool_call_parser: str | None = None
-) -> Any:
-    """Return vLLM's own OpenAI-compatible ASGI application on a running engine; its server is not opened."""
+class WrongArgument(Exception):
+    """What vLLM's parser of arguments would end the process with; it does not name the argument."""
+
+
+class _RaisingParser(FlexibleArgumentParser):
+    def error(self, message: str) -> NoReturn:
+        # "argument --max-num-seqs: invalid int value: 'x'"
+        raise WrongArgument(message.partition(": ")[2] if message.startswith("argument ") else message)
+
+
+def engine_argument_parser() -> FlexibleArgumentParser:
+    """Return vLLM's parser of its engine's arguments; what is wrong raises ``WrongArgument``.
+
+    The table of its options (``_actions``) is what knows their names; argparse has no other way to ask.
+    """
+    return AsyncEngineArgs.add_cli_args(_RaisingParser())
+
+
+def known_parsers() -> dict[str, list[str]]:
+    """Return the names of the parsers of tool calls and of reasoning, by their keys in the model file."""
+    return {
+        "tool_call_parser": sorted(ToolParserManager.list_registered()),
+        "reasoning_parser": sorted(ReasoningParserManager.list_registered()),
+    }
+
+
+async def build_openai_app(client: EngineClient, options: Mapping[str, str | None]) -> Any:
+    """Return vLLM's own OpenAI-compatible ASGI application on a running engine; its server is not opened.
+
+    ``options`` are those of ``vllm serve``, without their dashes; None is one that takes no value.
+    """
     parser = make_arg_parser(FlexibleArgumentParser())
-    options = ["--model", location, "--served-model-name", model_id, "--generation-config", "vllm"]
-    if tool_call_parser is not None:
-        options += ["--enable-auto-tool-choice", "--tool-call-parser", tool_call_parser]
-    arguments = parser.parse_args(options)
+    words = [f"--{name}" if value is None else f"--{name}={value}" for name, value in options.items()]
+    arguments = parser.parse_args(words)
     tasks = await client.get_supported_tasks()
     app = build_app(arguments, tasks, client.model_config)
     # Cross-origin rules and HTTP metrics belong to who listens on a port: not here, and every chunk pays for them.

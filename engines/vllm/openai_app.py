@@ -8,8 +8,9 @@ from typing import Any
 from vllm.engine.protocol import EngineClient
 from vllm.lora.request import LoRARequest
 
-from engines.registry import ModelSpec
+from engines.model_spec import ModelSpec
 from engines.types import HttpCall, HttpStart
+from engines.vllm.arguments import chat_template_text, generation_config
 from engines.vllm.internals import build_openai_app, has_chat_template, name_adapter
 
 #: An ASGI message.
@@ -27,8 +28,8 @@ class OpenAIApp:
     @classmethod
     async def create(cls, client: EngineClient, spec: ModelSpec) -> "OpenAIApp":
         """Build the application on a running engine."""
-        app = await build_openai_app(client, spec.location, spec.id, spec.tool_call_parser)
-        return cls(app, has_chat_template(client))
+        app = await build_openai_app(client, _options(spec))
+        return cls(app, spec.chat_template is not None or has_chat_template(client))
 
     def name_adapter(self, name: str, adapter: LoRARequest) -> None:
         """Let the application know a loaded adapter as a model called ``name``."""
@@ -53,6 +54,22 @@ class OpenAIApp:
             task.cancel()
             with contextlib.suppress(asyncio.CancelledError, Exception):
                 await task
+
+
+def _options(spec: ModelSpec) -> dict[str, str | None]:
+    """Return what ``vllm serve`` would be told beside the engine's arguments."""
+    options: dict[str, str | None] = {
+        "model": spec.location,
+        "served-model-name": spec.id,
+        "generation-config": generation_config(spec),
+        "chat-template": chat_template_text(spec),
+        "tool-call-parser": spec.tool_call_parser,
+        "reasoning-parser": spec.reasoning_parser,
+    }
+    options = {name: value for name, value in options.items() if value is not None}
+    if spec.tool_call_parser is not None and spec.enable_auto_tools:
+        options["enable-auto-tool-choice"] = None
+    return options
 
 
 class _Connection:

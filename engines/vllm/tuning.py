@@ -13,7 +13,7 @@ from dataclasses import replace
 from typing import TypeVar
 
 from engines.errors import EngineStartError, OutOfMemory
-from engines.registry import ModelSpec
+from engines.model_spec import ModelSpec
 
 log = logging.getLogger(__name__)
 T = TypeVar("T")

@@ -8,9 +8,11 @@ so that later starts pay a fraction.
 import json
 import logging
 import time
+from collections.abc import Iterator
 from contextlib import aclosing
 from typing import Any
 
+from engines.model_spec import ModelSpec, Task
 from engines.types import HttpCall, HttpStart
 from engines.vllm.internals import EngineDeadError
 from engines.vllm.openai_app import OpenAIApp
@@ -38,24 +40,45 @@ _KINDS: dict[str, dict[str, Any]] = {
 }
 
 
-async def warm_up(model_id: str, app: OpenAIApp) -> None:
+#: Task -> the call that a model for it is warmed up with.
+_POOLING: dict[str, tuple[str, dict[str, Any]]] = {
+    Task.EMBED: ("/v1/embeddings", {"input": ["Hello", "How are you?"]}),
+    Task.SCORE: ("/v1/score", {"text_1": "Hello", "text_2": ["Hello", "How are you?"]}),
+    Task.CLASSIFY: ("/classify", {"input": ["Hello", "How are you?"]}),
+}
+
+
+async def warm_up(spec: ModelSpec, app: OpenAIApp) -> None:
     """Send one request of each kind through ``app``, and log how long each took. Raises ``EngineDeadError``."""
     took: dict[str, float] = {}
-    for kind, values in _KINDS.items():
+    for kind, call in _calls(spec, app.has_chat_template):
         started = time.monotonic()
-        await _ask(model_id, app, kind, values)
+        await _ask(spec.id, app, kind, call)
         took[kind] = round(time.monotonic() - started, 3)
-    log.info("Warmed up", extra={"model": model_id, "seconds": round(sum(took.values()), 3), "kinds": took})
+    log.info("Warmed up", extra={"model": spec.id, "seconds": round(sum(took.values()), 3), "kinds": took})
 
 
-async def _ask(model_id: str, app: OpenAIApp, kind: str, values: dict[str, Any]) -> None:
-    body = {"model": model_id, "messages": [{"role": "user", "content": "Hello"}], "max_tokens": 3, **values}
-    call = HttpCall("warm-up", "/v1/chat/completions", json.dumps(body).encode())
-    if not app.has_chat_template:
-        body |= {"prompt": "Hello", "logprobs": 5 if values.get("logprobs") else None}
-        for name in ("messages", "top_logprobs"):
-            body.pop(name, None)
-        call = HttpCall("warm-up", "/v1/completions", json.dumps(body).encode())
+def _calls(spec: ModelSpec, chats: bool) -> Iterator[tuple[str, HttpCall]]:
+    """Yield the name of each kind and its call."""
+    if not spec.generates:
+        path, values = _POOLING[spec.task]
+        yield spec.task, _call(path, {"model": spec.id, **values})
+        return
+    for kind, values in _KINDS.items():
+        body = {"model": spec.id, "max_tokens": 3, **values}
+        if chats:
+            yield kind, _call("/v1/chat/completions", {**body, "messages": [{"role": "user", "content": "Hello"}]})
+        else:
+            body |= {"prompt": "Hello", "logprobs": 5 if values.get("logprobs") else None}
+            body.pop("top_logprobs", None)
+            yield kind, _call("/v1/completions", body)
+
+
+def _call(path: str, body: dict[str, Any]) -> HttpCall:
+    return HttpCall("warm-up", path, json.dumps(body).encode())
+
+
+async def _ask(model_id: str, app: OpenAIApp, kind: str, call: HttpCall) -> None:
     status, answer = 0, b""
     try:
         async with aclosing(app.call(call)) as parts:

@@ -6,11 +6,13 @@ from collections.abc import Callable
 from dataclasses import asdict
 from typing import Any
 
+from engines.model_spec import ModelSpec, Task
 from services.access import Access
 from services.adapters import AdapterService
 from services.context import RequestContext
 from services.errors import InvalidRequest
 from services.idempotency import Idempotency
+from services.inference.generation_defaults import complete
 from services.inference.openai_body import prepare
 from services.inference.routing import Route, Router
 from services.inference.submission import GenerationRequest, OpenAIRequest, Submission
@@ -55,6 +57,7 @@ class Admission:
         """Admit a text to continue. Raises ``ServiceError``, ``redis.RedisError``, ``SQLAlchemyError``."""
         self._admit_caller(context)
         spec = self._models.resolve(request.model, "modelId")
+        self._require_task(spec, (Task.GENERATE,), "modelId")
 
         def make_record() -> tuple[RequestRecord, Route]:
             adapter = None
@@ -71,7 +74,7 @@ class Admission:
                 payload={
                     "prompt": request.prompt,
                     "adapter": adapter,
-                    "sampling": asdict(request.sampling),
+                    "sampling": asdict(complete(request.sampling, spec)),
                     "with_metadata": request.with_metadata,
                     "tenant": context.principal.tenant,
                 },
@@ -87,6 +90,7 @@ class Admission:
         """Admit a call of the OpenAI-compatible API. Raises as :meth:`admit`."""
         self._admit_caller(context)
         named = self._models.resolve_name(context.principal, request.model)
+        self._require_task(named.spec, request.tasks, "model")
         prepared = prepare(request.body, named.spec)
 
         def make_record() -> tuple[RequestRecord, Route]:
@@ -109,6 +113,15 @@ class Admission:
             return record, route
 
         return self._begin_once(context, request.body, make_record)
+
+    def _require_task(self, spec: ModelSpec, tasks: tuple[str, ...], field: str) -> None:
+        if spec.task in tasks:
+            return
+        fitting = [model.id for model in self._models.registry.models.values() if model.task in tasks]
+        description = f"Model '{spec.id}' is for task '{spec.task}', and this needs '{' or '.join(tasks)}'; " + (
+            f"models for it: {', '.join(fitting)}" if fitting else "no model here is for it"
+        )
+        raise InvalidRequest.of("wrong_task", field, description)
 
     def _admit_caller(self, context: RequestContext) -> None:
         # A call may carry many requests, over a longer time than its key lives.

@@ -3,11 +3,12 @@
 from dataclasses import dataclass
 from typing import Any
 
-from engines.registry import CONTEXT, ModelSpec
+from engines.model_spec import ModelSpec
 from services.errors import InvalidRequest
+from services.inference.generation_defaults import complete_openai
 
-#: The interface document's defaults, for fields that the client leaves out.
-_DEFAULTS = {"temperature": 0.7, "top_p": 0.9, "repetition_penalty": 1.0}
+#: Parts of a message that are text; agents send an assistant's refusal and reasoning back.
+_TEXT_PARTS = ("text", "input_text", "output_text", "refusal", "thinking", "reasoning")
 
 
 @dataclass(frozen=True)
@@ -26,11 +27,24 @@ def prepare(body: dict[str, Any], spec: ModelSpec) -> PreparedBody:
     if priority:
         # vLLM serves the lowest number first.
         given["priority"] = -priority
+    if not spec.generates:
+        return PreparedBody(given, priority)
     if "tools" in given:
         _check_tools(given, spec)
-    if "max_tokens" not in given and "max_completion_tokens" not in given and spec.default_max_tokens != CONTEXT:
-        given["max_tokens"] = spec.default_max_tokens
-    return PreparedBody({**_DEFAULTS, **given}, priority)
+    _require_text(given.get("messages"), spec)
+    return PreparedBody(complete_openai(given, spec), priority)
+
+
+def _require_text(messages: Any, spec: ModelSpec) -> None:
+    """Refuse pictures and sounds: no model here is known to see, and their addresses would be fetched."""
+    for number, message in enumerate(messages if isinstance(messages, list) else ()):
+        content = message.get("content") if isinstance(message, dict) else None
+        for index, part in enumerate(content if isinstance(content, list) else ()):
+            kind = part.get("type", "text") if isinstance(part, dict) else "text"
+            if isinstance(kind, str) and kind not in _TEXT_PARTS:
+                field = f"messages[{number}].content[{index}].type"
+                description = f"Model '{spec.id}' reads text alone: a part of a message must be 'text', not '{kind}'"
+                raise InvalidRequest.of("unsupported_content", field, description)
 
 
 def _check_tools(given: dict[str, Any], spec: ModelSpec) -> None:
@@ -43,6 +57,12 @@ def _check_tools(given: dict[str, Any], spec: ModelSpec) -> None:
     if choice not in ("auto", "none"):
         # Who must be called gets arguments that fit: vLLM pins them only for a tool that says so.
         given["tools"] = [_strict(tool) for tool in given["tools"]]
+    if choice == "auto" and spec.tool_call_parser is not None and not spec.enable_auto_tools:
+        description = (
+            f"Model '{spec.id}' does not choose tools by itself: its entry in the model file has 'enable_auto_tools' "
+            "off. Name a tool in tool_choice, or send 'required' or 'none'"
+        )
+        raise InvalidRequest.of("tools_not_supported", "tool_choice", description)
     if choice != "none" and spec.tool_call_parser is None:
         description = (
             f"Model '{spec.id}' cannot call tools: its entry in the model file has no 'tool_call_parser'. "

@@ -2,7 +2,7 @@
 
 from dataclasses import dataclass
 
-from engines.registry import ModelSpec
+from engines.model_spec import ModelSpec
 from services.errors import ModelNotReady, QueueFull
 from store.redis.presence import Fleet, PresenceReader
 from tasks.broker import submit

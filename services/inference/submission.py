@@ -3,6 +3,7 @@
 from dataclasses import dataclass, field
 from typing import Any
 
+from engines.model_spec import Task
 from engines.types import Sampling
 from services.inference.routing import Route
 from store.redis.request_records import RequestRecord
@@ -39,6 +40,8 @@ class OpenAIRequest:
     body: dict[str, Any] = field(repr=False)
     #: Whether the client named a model, or leaves it to the system.
     model_given: bool = True
+    #: What the model must be for.
+    tasks: tuple[str, ...] = (Task.GENERATE,)
 
 
 @dataclass(frozen=True)

@@ -5,7 +5,7 @@ from pathlib import Path
 from typing import Any
 
 from engines.errors import UnknownModel
-from engines.registry import ModelSpec
+from engines.model_spec import ModelSpec
 from engines.training.spec import Lora, Method, TrainingSpec
 from services.access import Access
 from services.adapters import AdapterService

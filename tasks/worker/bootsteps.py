@@ -18,7 +18,8 @@ from celery.exceptions import WorkerShutdown
 from sqlalchemy.exc import SQLAlchemyError
 
 from engines.errors import ConfigError, EngineError, UnknownModel
-from engines.registry import ModelSpec, load_registry
+from engines.model_spec import ModelSpec
+from engines.registry import load_registry
 from settings import Settings
 from store.sql import db
 from store.sql.adapters import AdapterStore

@@ -10,7 +10,7 @@ from typing import Any, TypeVar
 
 from engines.base import Engine, create_engine
 from engines.errors import EngineError
-from engines.registry import ModelSpec
+from engines.model_spec import ModelSpec
 from settings import Settings
 from store.redis import control
 from store.redis.client import connect_async

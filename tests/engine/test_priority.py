@@ -6,7 +6,7 @@ from contextlib import aclosing
 import pytest
 
 from engines.base import create_engine
-from engines.registry import ModelSpec
+from engines.model_spec import ModelSpec
 from engines.types import GenerateRequest, Sampling
 from settings import ROOT
 

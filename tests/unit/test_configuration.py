@@ -5,7 +5,8 @@ from dataclasses import fields
 from pathlib import Path
 
 from cli.configuration import reference
-from engines.registry import ModelSpec, parse_registry
+from engines.model_spec import ModelSpec
+from engines.registry import parse_registry
 from settings import ROOT, Settings
 
 _ROOMS = ("cli", "engines", "launcher", "services", "store", "tasks", "webapp", "bin")
@@ -26,6 +27,15 @@ _TYPICAL = {
     "max_lora_rank": 8,
     "tool_call_parser": "hermes",
     "allow_auto_tuning": True,
+    "aliases": ["demo-too"],
+    "task": "generate",
+    "chat_template": "{{ messages }}",
+    "speculative_config": {"method": "ngram"},
+    "limit_mm_per_prompt": {"image": 1},
+    "engine_args": {"block_size": 16},
+    "generation_defaults": "model",
+    "enable_auto_tools": False,
+    "reasoning_parser": "qwen3",
 }
 _DOCUMENT = ROOT / "docs" / "configuration.md"
 

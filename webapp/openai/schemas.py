@@ -1,11 +1,15 @@
 """What the front door itself checks of an OpenAI body; the rest is the engine's to judge."""
 
-from marshmallow import INCLUDE, fields, validate
+from typing import Any
+
+from marshmallow import INCLUDE, ValidationError, fields, validate
 
 from webapp.schemas.loading import Integer, Name, NullIsAbsentSchema, Number
 
 #: Answers to one prompt. OpenAI's own bound; each takes a place in the batch.
 _MAX_ANSWERS = 128
+#: Texts of one call; OpenAI's bound.
+_MAX_TEXTS = 2048
 
 
 class _Including(NullIsAbsentSchema):
@@ -49,3 +53,51 @@ class CompletionSchema(GenerationSchema):
     """``/v1/completions``: a text, several, or their tokens."""
 
     prompt = fields.Raw(required=True)
+
+
+class _PoolingSchema(_Including):
+    """What the endpoints share that answer with numbers."""
+
+    model = Name(validate=validate.Length(min=1, max=256))
+    priority = Integer(validate=validate.Range(min=0, max=9))
+
+
+def _at_most_texts(value: Any) -> None:
+    if isinstance(value, list) and not 1 <= len(value) <= _MAX_TEXTS:
+        raise ValidationError(f"Must be 1 to {_MAX_TEXTS} texts.")
+
+
+def _texts(required: bool = False) -> fields.Raw:
+    """One text or several; the engine judges what each is."""
+    return fields.Raw(required=required, validate=_at_most_texts)
+
+
+class EmbeddingSchema(_PoolingSchema):
+    """``/v1/embeddings``."""
+
+    input = _texts(required=True)
+    dimensions = Integer(validate=validate.Range(min=1))
+    encoding_format = fields.String(validate=validate.OneOf(["float", "base64"]))
+
+
+class ScoreSchema(_PoolingSchema):
+    """``/v1/score``: vLLM has two names for each side."""
+
+    text_1 = _texts()
+    text_2 = _texts()
+    queries = _texts()
+    documents = _texts()
+
+
+class RerankSchema(_PoolingSchema):
+    """``/v1/rerank``."""
+
+    query = fields.Raw(required=True)
+    documents = _texts(required=True)
+    top_n = Integer(validate=validate.Range(min=0))
+
+
+class ClassifySchema(_PoolingSchema):
+    """``/v1/classify``."""
+
+    input = _texts(required=True)

@@ -5,6 +5,7 @@ from typing import Any
 from flask import Blueprint, Response, jsonify
 from marshmallow import Schema
 
+from engines.model_spec import Task
 from engines.registry import DEFAULT_ALIAS
 from services.inference.submission import OpenAIRequest
 from store.sql.adapters import reference
@@ -13,7 +14,14 @@ from webapp.gunicorn.admission_gate import serialized
 from webapp.http.current import principal, services
 from webapp.http.parsing import parse_body
 from webapp.openai.relay import relay
-from webapp.openai.schemas import ChatSchema, CompletionSchema
+from webapp.openai.schemas import (
+    ChatSchema,
+    ClassifySchema,
+    CompletionSchema,
+    EmbeddingSchema,
+    RerankSchema,
+    ScoreSchema,
+)
 
 bp = Blueprint("openai", __name__, url_prefix="/v1")
 
@@ -30,6 +38,34 @@ def chat_completions() -> Response:
 def completions() -> Response:
     """A text continued, whole or streamed; no chat template."""
     return _relay("/v1/completions", CompletionSchema)
+
+
+@bp.post("/embeddings")
+@serialized
+def embeddings() -> Response:
+    """The vectors of texts."""
+    return _relay("/v1/embeddings", EmbeddingSchema, (Task.EMBED,))
+
+
+@bp.post("/score")
+@serialized
+def score() -> Response:
+    """How well pairs of texts fit."""
+    return _relay("/v1/score", ScoreSchema, (Task.SCORE, Task.EMBED))
+
+
+@bp.post("/rerank")
+@serialized
+def rerank() -> Response:
+    """Documents, the one that fits a query best first."""
+    return _relay("/v1/rerank", RerankSchema, (Task.SCORE, Task.EMBED))
+
+
+@bp.post("/classify")
+@serialized
+def classify() -> Response:
+    """The classes of texts, with their probabilities."""
+    return _relay("/classify", ClassifySchema, (Task.CLASSIFY,))
 
 
 @bp.get("/models")
@@ -74,7 +110,8 @@ def _describe_adapter(adapter: Adapter) -> dict[str, Any]:
     }
 
 
-def _relay(path: str, schema: type[Schema]) -> Response:
+def _relay(path: str, schema: type[Schema], tasks: tuple[str, ...] = (Task.GENERATE,)) -> Response:
     body = parse_body(schema)
     model = body.get("model")
-    return relay(OpenAIRequest(model or "default", path, body, model is not None), bool(body.get("stream")))
+    request = OpenAIRequest(model or DEFAULT_ALIAS, path, body, model is not None, tasks)
+    return relay(request, bool(body.get("stream")))

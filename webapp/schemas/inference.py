@@ -14,12 +14,12 @@ _KNOWN = {"traceId", "tenant", "playerId", "locale", *_SNAKE}
 
 
 class GenerationSchema(StrictSchema):
-    """How to generate."""
+    """How to generate; what is left out is ``services.inference.generation_defaults``' to fill."""
 
     maxNewTokens = Integer(validate=validate.Range(min=1), metadata={"description": "At most this many new tokens"})
-    temperature = Number(load_default=0.7, validate=validate.Range(min=0.0, max=2.0))
-    topP = Number(load_default=0.95, validate=validate.Range(min=0.0, max=1.0, min_inclusive=False))
-    repetitionPenalty = Number(load_default=1.0, validate=validate.Range(min=0.0, max=10.0, min_inclusive=False))
+    temperature = Number(validate=validate.Range(min=0.0, max=2.0))
+    topP = Number(validate=validate.Range(min=0.0, max=1.0, min_inclusive=False))
+    repetitionPenalty = Number(validate=validate.Range(min=0.0, max=10.0, min_inclusive=False))
 
 
 class MetadataSchema(StrictSchema):
@@ -59,9 +59,9 @@ def to_request(body: dict[str, Any], with_metadata: bool) -> GenerationRequest:
         adapter=body["adapter"] or None,
         sampling=Sampling(
             max_new_tokens=generation.get("maxNewTokens"),
-            temperature=generation["temperature"],
-            top_p=generation["topP"],
-            repetition_penalty=generation["repetitionPenalty"],
+            temperature=generation.get("temperature"),
+            top_p=generation.get("topP"),
+            repetition_penalty=generation.get("repetitionPenalty"),
         ),
         priority=body["priority"],
         worker_hint=body["workerHint"],

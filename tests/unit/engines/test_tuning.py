@@ -5,7 +5,7 @@ import asyncio
 import pytest
 
 from engines.errors import EngineStartError, OutOfMemory
-from engines.registry import ModelSpec
+from engines.model_spec import ModelSpec
 from engines.vllm.tuning import MAX_STEPS, is_memory_failure, next_smaller, start_with_tuning
 
 #: From vLLM 0.32: ``v1/core/kv_cache_utils.py``, ``v1/worker/{gpu,cpu}_worker.py`` and torch.

@@ -4,7 +4,7 @@ from typing import Any
 
 import pytest
 
-from engines.registry import ModelSpec
+from engines.model_spec import ModelSpec
 from services.errors import ModelNotReady, QueueFull
 from services.inference.routing import Router
 from store.redis.presence import Fleet, State, WorkerInfo

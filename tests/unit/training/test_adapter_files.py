@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from engines.registry import ModelSpec
+from engines.model_spec import ModelSpec
 from engines.training.adapter_files import BrokenAdapter, inspect_adapter
 
 

@@ -1,0 +1,142 @@
+"""Keys of the model file that reach vLLM: what a model is for, its template, its sampling, and any engine argument."""
+
+import json
+import shutil
+from collections.abc import Iterator
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Any
+
+import httpx
+import pytest
+
+from settings import ROOT
+from testing.stack import KEY, Stack
+from tests.conftest import require
+
+pytestmark = pytest.mark.timeout(300)
+
+_DEMO = {"modelPath": str(ROOT / "models" / "demo"), "enforceEager": True, "kvCacheMemoryBytes": 2**25}
+_SHORT = {"engineArgs": {"max_num_batched_tokens": 2048, "seed": 7}, "maxModelLen": 1024}
+
+
+def make_judge(folder: Path) -> None:
+    """Write a cross-encoder: the demo model's body with a head of one class. Its numbers mean nothing."""
+    import torch
+    from transformers import AutoConfig, AutoModelForSequenceClassification
+
+    torch.manual_seed(0)
+    shutil.copytree(ROOT / "models" / "demo", folder, ignore=shutil.ignore_patterns("*.safetensors"))
+    config = AutoConfig.from_pretrained(ROOT / "models" / "demo", num_labels=1)
+    config.pad_token_id = 0
+    AutoModelForSequenceClassification.from_config(config).save_pretrained(folder)
+
+
+@pytest.fixture(scope="module")
+def stack(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Stack]:
+    require(find_spec("vllm") is not None, "vLLM is not installed (bin/test installs it)")
+    folder = tmp_path_factory.mktemp("keys")
+    make_judge(folder / "judge")
+    greedy = folder / "greedy"
+    shutil.copytree(ROOT / "models" / "demo", greedy)
+    (greedy / "generation_config.json").write_text(json.dumps({"do_sample": True, "temperature": 0.01, "top_k": 1}))
+    (folder / "shout.jinja").write_text("{% for m in messages %}{{ m.content | upper }}{% endfor %}")
+    models = {
+        "words": {**_DEMO, **_SHORT, "aliases": ["talk"], "chatTemplate": str(folder / "shout.jinja")},
+        "own": {**_DEMO, **_SHORT, "modelPath": str(greedy), "generationDefaults": "model", "maxLogprobs": 2},
+        "vectors": {**_DEMO, **_SHORT, "task": "embed"},
+        "judge": {**_DEMO, **_SHORT, "modelPath": str(folder / "judge"), "task": "score"},
+        "kinds": {**_DEMO, **_SHORT, "modelPath": str(folder / "judge"), "task": "classify"},
+    }
+    stack = Stack(folder / "stack", {"default": "words", "models": models})
+    try:
+        stack.start_web()
+        stack.start_worker("real", ["--models", ",".join(models)], seconds=280)
+        yield stack
+    finally:
+        stack.close()
+
+
+@pytest.fixture
+def post(stack: Stack) -> Iterator[Any]:
+    headers = {"Authorization": f"Bearer {KEY}"}
+    with httpx.Client(base_url=stack.openai_base, headers=headers, timeout=60, trust_env=False) as client:
+        yield lambda path, **body: client.post(path, json=body)
+
+
+def test_vectors_of_texts(stack: Stack) -> None:
+    with stack.openai() as client:
+        texts = ["red", "blue", "red"]
+        found = client.embeddings.create(model="vectors", input=texts)
+        first, other, again = (each.embedding for each in found.data)
+    assert found.model == "vectors" and found.usage.prompt_tokens > 0
+    assert first == pytest.approx(again, abs=1e-3) and first != pytest.approx(other, abs=1e-3)
+    assert sum(value * value for value in first) == pytest.approx(1.0, abs=1e-2)
+
+
+def test_pairs_are_scored_and_documents_ranked(post: Any) -> None:
+    for model in ("judge", "vectors"):
+        scored = post("/score", model=model, text_1="red", text_2=["red", "a blue house"])
+        assert scored.status_code == 200, scored.text
+        assert len(scored.json()["data"]) == 2
+        ranked = post("/rerank", model=model, query="red", documents=["a blue house", "red"], top_n=1)
+        assert ranked.status_code == 200, ranked.text
+        assert len(ranked.json()["results"]) == 1
+    # A text is nearer to itself than to another one.
+    assert ranked.json()["results"][0]["index"] == 1
+
+
+def test_texts_are_classified(post: Any) -> None:
+    answer = post("/classify", model="kinds", input=["red", "blue"])
+    assert answer.status_code == 200, answer.text
+    assert len(answer.json()["data"]) == 2
+
+
+def test_a_model_is_asked_for_what_it_is_for(stack: Stack, post: Any) -> None:
+    refused = post("/chat/completions", model="vectors", messages=[{"role": "user", "content": "x"}])
+    assert refused.status_code == 400 and "words" in refused.json()["error"]["message"]
+    refused = post("/embeddings", model="words", input="x")
+    assert refused.status_code == 400 and "vectors" in refused.json()["error"]["message"]
+    with stack.http() as native:
+        answer = native.post("/inference", json={"modelId": "judge", "prompt": "x"})
+        assert answer.json()["error"]["details"][0]["type"] == "wrong_task"
+        listed = {model["id"]: model["capabilities"] for model in native.get("/models").json()["models"]}
+    assert listed["vectors"] == ["embed"] and "stream" in listed["words"]
+    refused = post("/embeddings", model="vectors", input=[])
+    assert refused.status_code == 400
+
+
+def test_the_template_of_the_model_file_is_used(stack: Stack, post: Any) -> None:
+    chat = post("/chat/completions", model="talk", max_tokens=1, messages=[{"role": "user", "content": "hello"}])
+    assert chat.status_code == 200, chat.text
+    plain = post("/completions", model="words", max_tokens=1, prompt="HELLO")
+    with stack.http() as native:
+        body = {"modelId": "words", "prompt": "hello", "generation": {"maxNewTokens": 1}}
+        own = native.post("/inference", json=body).json()
+    counts = [answer["usage"]["prompt_tokens"] for answer in (chat.json(), plain.json(), own)]
+    # vLLM's completion endpoint may add the tokenizer's first token.
+    assert counts[0] == counts[2] and counts[1] - counts[0] in (0, 1)
+
+
+def test_the_models_own_sampling_is_the_default_where_asked(stack: Stack, post: Any) -> None:
+    messages = [{"role": "user", "content": "Tell me a story"}]
+
+    def texts(model: str, **values: Any) -> set[str]:
+        answers = [post("/chat/completions", model=model, max_tokens=12, messages=messages, **values) for _ in range(4)]
+        return {answer.json()["choices"][0]["message"]["content"] for answer in answers}
+
+    # Its generation_config.json chooses the likeliest token.
+    assert len(texts("own")) == 1
+    assert len(texts("own", temperature=1.5, top_k=0)) > 1
+    with stack.http() as native:
+        body = {"modelId": "own", "prompt": "Tell me a story", "generation": {"maxNewTokens": 12}}
+        assert len({native.post("/inference", json=body).json()["choices"][0]["text"] for _ in range(4)}) == 1
+
+
+def test_limits_of_the_model_file_hold(post: Any) -> None:
+    messages = [{"role": "user", "content": "x"}]
+    refused = post("/chat/completions", model="own", messages=messages, logprobs=True, top_logprobs=3)
+    assert refused.status_code == 400, refused.text
+    picture = [{"type": "image_url", "image_url": {"url": "http://127.0.0.1/x.png"}}]
+    refused = post("/chat/completions", model="own", messages=[{"role": "user", "content": picture}])
+    assert refused.status_code == 400 and "image_url" in refused.json()["error"]["message"]
