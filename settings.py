@@ -96,6 +96,13 @@ class Settings:
         env.pattern("[A-Za-z0-9][A-Za-z0-9._-]{0,63}", "the id of a model of the model file"),
         "the model that a request without one gets, instead of the model file's `default`; `bin/serve --model` sets it",
     )
+    model_roots: tuple[Path, ...] = _var(
+        "CY_LLM_MODEL_ROOTS",
+        (ROOT / "models", ROOT / "var" / "models"),
+        env.paths,
+        "folders that a model's weights may lie in that is added while the service runs, with `:` between them",
+        shown="`models:var/models`",
+    )
     adapters_root: Path = _var(
         "CY_LLM_ADAPTERS_ROOT",
         ROOT / "adapters",

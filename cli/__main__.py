@@ -10,6 +10,7 @@ from cli.config_check import config
 from cli.configuration import configuration
 from cli.fetch import fetch
 from cli.keys import keys
+from cli.models import models
 from cli.training import jobs, train
 from text import is_whole, tolerate_any_terminal
 
@@ -19,7 +20,7 @@ def cli() -> None:
     """CY-LLM Engine on the command line: "keys" uses DATABASE_URL, as the front door does; all else asks the server."""
 
 
-for command in (train, jobs, adapters, chat, keys, fetch, config, configuration):
+for command in (train, jobs, adapters, chat, keys, models, fetch, config, configuration):
     cli.add_command(command)
 
 

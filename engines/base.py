@@ -25,14 +25,16 @@ class Engine(ABC):
 
     def __init__(self, spec: ModelSpec) -> None:
         self.spec = spec
+        #: Whether the model is loaded and what compiles at first use is being compiled.
+        self.warming = False
 
     @abstractmethod
     async def start(self) -> None:
-        """Load the model; may block the loop. Raises ``EngineStartError``."""
+        """Load the model; other engines of the loop go on meanwhile. Raises ``EngineStartError``, ``ConfigError``."""
 
     @abstractmethod
     async def stop(self) -> None:
-        """Free everything. Running generations end with an error."""
+        """Free everything; it is free when this returns. Running generations end with an error."""
 
     @abstractmethod
     def generate(self, request: GenerateRequest) -> AsyncGenerator[Chunk, None]:

@@ -4,6 +4,7 @@ from dataclasses import dataclass
 
 import redis
 
+from engines.catalogue import merge
 from engines.registry import load_registry
 from services.access import Access
 from services.adapters import AdapterService
@@ -16,12 +17,14 @@ from services.inference.routing import Router
 from services.inference.service import InferenceService
 from services.lifecycle import Lifecycle
 from services.limits import Limits
+from services.model_changes import ModelChanges
 from services.models import ModelCatalog
 from services.training.checks import TrainingChecks
 from services.training.dataset_check import DatasetChecker
 from services.training.service import TrainingService
 from settings import Settings
 from store.installation import InstallationClaim
+from store.model_revision import RevisionWatcher
 from store.redis.client import connect
 from store.redis.presence import PresenceReader
 from store.redis.request_records import RequestStore
@@ -29,6 +32,7 @@ from store.sql import db
 from store.sql.adapters import AdapterStore
 from store.sql.api_keys import ApiKeyAuthenticator
 from store.sql.jobs import JobStore
+from store.sql.models import ModelStore
 from store.token_log.hub import Hub
 from tasks.broker.queue_depth import QueueDepth
 
@@ -42,6 +46,8 @@ class Services:
     access: Access
     limits: Limits
     models: ModelCatalog
+    model_changes: ModelChanges
+    model_watcher: RevisionWatcher
     adapters: AdapterService
     inference: InferenceService
     training: TrainingService
@@ -60,11 +66,27 @@ class Services:
         lifecycle = Lifecycle()
         access = Access(ApiKeyAuthenticator(settings, sessions))
         limits = Limits(client, settings.requests_per_minute, settings.streams_per_key)
-        adapters = AdapterService(AdapterStore(sessions, settings.adapters_root), access)
+        adapter_store = AdapterStore(sessions, settings.adapters_root)
+        adapters = AdapterService(adapter_store, access)
+        model_store, jobs = ModelStore(sessions), JobStore(sessions)
         models = ModelCatalog(
-            lambda: load_registry(settings.config_path, **settings.registry_options), client, presence, adapters
+            lambda: load_registry(settings.config_path, **settings.registry_options),
+            lambda file, state: merge(
+                file,
+                state.added,
+                state.overrides,
+                settings.config_path.parent,
+                settings.models_root,
+                settings.engine,
+            ),
+            model_store,
+            client,
+            presence,
+            adapters,
         )
-        jobs, idempotency = JobStore(sessions), Idempotency(client)
+        watcher = RevisionWatcher(client, models.refresh)
+        watcher.start(models.state.revision)
+        idempotency = Idempotency(client)
         checks = TrainingChecks(settings, models, adapters, jobs, access, DatasetChecker(settings, client))
         return cls(
             settings=settings,
@@ -72,6 +94,8 @@ class Services:
             access=access,
             limits=limits,
             models=models,
+            model_changes=ModelChanges(settings, models, model_store, client, presence, adapter_store, jobs),
+            model_watcher=watcher,
             adapters=adapters,
             inference=_inference(
                 settings, client, presence, queue_depth, lifecycle, access, limits, models, adapters, idempotency
@@ -85,6 +109,7 @@ class Services:
     def close(self) -> None:
         """End the threads and the connections; for tests and servers that stop, a process just exits."""
         self.claim.close()
+        self.model_watcher.close()
         self.inference.failover.close()
         self.limits.close()
         self.inference.hub.close()

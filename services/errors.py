@@ -215,6 +215,15 @@ class IdempotencyConflict(ServiceError):
         super().__init__(description, [Detail("idempotency_conflict", "Idempotency-Key", description)])
 
 
+class Conflict(ServiceError):
+    """What is asked for cannot be done as things are; ``kind`` is a stable word."""
+
+    code = Code.CONFLICT
+
+    def __init__(self, kind: str, field: str, description: str) -> None:
+        super().__init__(description, [Detail(kind, field, description)])
+
+
 class WrongJobState(ServiceError):
     """What is asked for cannot follow the state that the job is in."""
 

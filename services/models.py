@@ -1,21 +1,27 @@
-"""The models of the model file: found by name, and what is really being served."""
+"""The models: found by name, and what is really being served."""
 
-from collections.abc import Callable
+import logging
+import threading
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
 import redis
+from sqlalchemy.exc import SQLAlchemyError
 
-from engines.errors import UnknownModel
+from engines.catalogue import Catalogue, Origin, fingerprint
+from engines.errors import ConfigError, UnknownModel
 from engines.model_spec import ModelSpec
 from engines.registry import Registry
 from services.adapters import AdapterService
 from services.errors import ModelNotFound
-from store.redis import control
-from store.redis.control import Command
-from store.redis.presence import Fleet, PresenceReader
+from store import model_revision
+from store.redis.presence import Fleet, ModelStatus, PresenceReader
 from store.sql.api_keys import Principal
+from store.sql.models import ModelState, ModelStore
 from store.sql.tables import Adapter
+
+log = logging.getLogger(__name__)
 
 #: vLLM's default, shown where the model file leaves the value open.
 _DEFAULT_GPU_MEMORY_UTILIZATION = 0.92
@@ -37,7 +43,7 @@ class ModelView:
     """A model as a client sees it."""
 
     spec: ModelSpec
-    #: ``ready``, ``loading`` or ``unavailable``.
+    #: ``ready``, ``downloading``, ``loading``, ``warming``, ``draining``, ``failed`` or ``unavailable``.
     status: str
     #: What a worker really runs with (tuning may have lowered it), else what is configured.
     max_model_len: int | None
@@ -45,35 +51,99 @@ class ModelView:
     #: The names that a request may give as its adapter; None where the model takes none.
     adapters: list[str] | None
     gpu_memory_utilization: float
+    #: ``file`` or ``api``.
+    origin: str
+    #: What lies over the model file's entry.
+    overrides: Mapping[str, Any]
+    #: Why what was written of the model is not in force; '' where all is.
+    fault: str
+    #: The last change of its entry; 0 where there was none.
+    revision: int
+    #: Worker -> ``state``, ``since``, ``reason``, ``progress``, and ``outdated`` where it runs with an older entry.
+    workers: Mapping[str, dict[str, Any]]
 
 
 class ModelCatalog:
-    """All models of one process. The model file may be read again while it runs."""
+    """All models of one process: the model file, and what operators changed since."""
 
     def __init__(
-        self, load: Callable[[], Registry], client: redis.Redis, presence: PresenceReader, adapters: AdapterService
+        self,
+        load: Callable[[], Registry],
+        merge: Callable[[Registry, ModelState], Catalogue],
+        store: ModelStore,
+        client: redis.Redis,
+        presence: PresenceReader,
+        adapters: AdapterService,
     ) -> None:
-        """``load`` reads the model file. Raises ``ConfigError``."""
+        """``load`` reads the model file, ``merge`` lays over it what the database holds. Raises ``ConfigError``."""
         self._load = load
+        self._merge = merge
+        self._store = store
         self._redis = client
         self._presence = presence
         self._adapters = adapters
-        self._registry = load()
+        self._file = load()
+        self._state = ModelState()
+        self._lock = threading.Lock()
+        try:
+            self._state = store.state()
+        except SQLAlchemyError as error:
+            log.warning("What operators changed of the models cannot be read: %s", error.__class__.__name__)
+        self._catalogue = merge(self._file, self._state)
+        for fault in self._catalogue.faults.values():
+            log.error("%s", fault)
 
     @property
     def registry(self) -> Registry:
-        """The model file as it was read last."""
-        return self._registry
+        """The models as they are now."""
+        return self._catalogue.registry
 
-    def reload(self) -> Registry:
-        """Read the model file again, for every face of this process. Raises ``ConfigError``."""
-        self._registry = self._load()
-        return self._registry
+    @property
+    def catalogue(self) -> Catalogue:
+        """The models, and where each is from."""
+        return self._catalogue
+
+    @property
+    def state(self) -> ModelState:
+        """What the database held when it was read last."""
+        return self._state
+
+    def refresh(self) -> int:
+        """Take in what operators changed; return its revision. Raises ``SQLAlchemyError``."""
+        with self._lock:
+            state = self._store.state()
+            if state.reloaded != self._state.reloaded:
+                try:
+                    self._file = self._load()
+                except ConfigError as error:
+                    log.error("The model file cannot be used, it stays as it was: %s", error)
+            self._catalogue = self._merge(self._file, state)
+            self._state = state
+            return state.revision
+
+    def reload(self, principal: Principal) -> Registry:
+        """Let every process read the model file again. Raises ``ConfigError``, and nothing is changed then."""
+        self.refresh()
+        catalogue = self._merge(self._load(), self._state)
+        for model, fault in catalogue.faults.items():
+            if model not in self._catalogue.faults:
+                raise ConfigError(fault)
+        self.announce(self._store.note_reload(principal.id))
+        return self.registry
+
+    def announce(self, revision: int) -> None:
+        """A change was written: take it in, and tell the other processes."""
+        self.refresh()
+        try:
+            model_revision.publish(self._redis, revision)
+        except (redis.RedisError, OSError) as error:
+            # They ask the database by themselves now and then.
+            log.warning("The other processes cannot be told of a change now: %s", error.__class__.__name__)
 
     def resolve(self, name: str, field: str) -> ModelSpec:
         """Return the model that a client named in ``field``. Raises ``ModelNotFound``."""
         try:
-            return self._registry.resolve(name)
+            return self.registry.resolve(name)
         except UnknownModel:
             raise ModelNotFound(name, field) from None
 
@@ -83,7 +153,7 @@ class ModelCatalog:
         Raises ``ModelNotFound``.
         """
         try:
-            return NamedModel(self._registry.resolve(name))
+            return NamedModel(self.registry.resolve(name))
         except UnknownModel:
             adapter = self._adapters.resolve(principal, name)
         if adapter is not None:
@@ -98,42 +168,32 @@ class ModelCatalog:
     def _base(self, path: str) -> ModelSpec | None:
         """Return the model that an adapter was made for, as its own configuration names it, else the only one that
         takes adapters."""
-        taking = [spec for spec in self._registry.models.values() if spec.takes_adapters]
+        taking = [spec for spec in self.registry.models.values() if spec.takes_adapters]
         made_for = [spec for spec in taking if path and path in (spec.id, spec.model_path, spec.location)]
         if made_for:
             return made_for[0]
-        default = self._registry.default
+        default = self.registry.default
         return default if default in taking else taking[0] if len(taking) == 1 else None
 
     def views(self, principal: Principal) -> list[ModelView]:
         """Return all configured models. Raises ``redis.RedisError``, ``SQLAlchemyError``."""
         fleet = self._presence.fleet()
-        return [self._view(principal, spec, fleet) for spec in self._registry.models.values()]
+        return [self._view(principal, spec, fleet) for spec in self.registry.models.values()]
 
     def show(self, principal: Principal, name: str) -> ModelView:
         """Return one model. Raises ``ModelNotFound``."""
         return self._view(principal, self.resolve(name, "modelId"), self._presence.fleet())
 
     def statuses(self) -> dict[str, str]:
-        """Return model id -> ``ready``, ``loading`` or ``unavailable``."""
+        """Return model id -> its status (``ModelView.status``)."""
         fleet = self._presence.fleet()
-        return {spec.id: _status(spec, fleet) for spec in self._registry.models.values()}
+        return {spec.id: _status(spec, fleet) for spec in self.registry.models.values()}
 
     def served(self, principal: Principal) -> tuple[list[ModelSpec], list[Adapter]]:
         """Return the models that can be asked now, and what the principal's adapter names mean on them."""
         fleet = self._presence.fleet()
-        specs = [spec for spec in self._registry.models.values() if fleet.serving(spec.id)]
+        specs = [spec for spec in self.registry.models.values() if fleet.serving(spec.id)]
         return specs, self._adapters.current(principal, [spec.id for spec in specs])
-
-    def unload(self, name: str) -> tuple[str, list[str]]:
-        """Tell the workers to let a model go; return its id and the workers that serve it.
-
-        They finish what they have, and serve it again when they are restarted. Raises ``ModelNotFound``.
-        """
-        spec = self.resolve(name, "payload.model")
-        workers = [worker.name for worker in self._presence.fleet(fresh=True).serving(spec.id)]
-        control.send(self._redis, Command.UNLOAD_MODEL, spec.id)
-        return spec.id, workers
 
     def _view(self, principal: Principal, spec: ModelSpec, fleet: Fleet) -> ModelView:
         engine: dict[str, Any] | None = fleet.engine_info(spec.id)
@@ -147,7 +207,19 @@ class ModelCatalog:
             capabilities=_capabilities(spec),
             adapters=adapters,
             gpu_memory_utilization=spec.gpu_memory_utilization or _DEFAULT_GPU_MEMORY_UTILIZATION,
+            origin=self._catalogue.origins.get(spec.id, Origin.FILE),
+            overrides=self._catalogue.overrides.get(spec.id, {}),
+            fault=self._catalogue.faults.get(spec.id, ""),
+            revision=self._state.revision_of(spec.id),
+            workers={worker.name: _told(told, spec) for worker, told in fleet.states(spec.id)},
         )
+
+
+def _told(told: dict[str, Any], spec: ModelSpec) -> dict[str, Any]:
+    """What a worker says of a model, with whether it runs with the entry as it is now."""
+    outdated = told.get("fingerprint", "") != fingerprint(spec)
+    shown = {name: value for name, value in told.items() if name != "fingerprint"}
+    return {**shown, "outdated": True} if outdated else shown
 
 
 def _capabilities(spec: ModelSpec) -> tuple[str, ...]:
@@ -157,6 +229,11 @@ def _capabilities(spec: ModelSpec) -> tuple[str, ...]:
 
 
 def _status(spec: ModelSpec, fleet: Fleet) -> str:
+    """The best of what the workers say: whether the model can be asked, or will be soon."""
     if fleet.serving(spec.id):
-        return "ready"
-    return "loading" if fleet.loading(spec.id) else "unavailable"
+        return ModelStatus.READY
+    states = {told["state"] for _, told in fleet.states(spec.id)}
+    for state in (*reversed(ModelStatus.COMING), ModelStatus.DRAINING, ModelStatus.FAILED):
+        if state in states:
+            return state
+    return ModelStatus.LOADING if fleet.loading(spec.id) else "unavailable"

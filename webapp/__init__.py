@@ -35,6 +35,7 @@ def create_app(settings: Settings) -> Flask:
     guard.register(inference.bp, Scope.INFERENCE)
     guard.register(requests.bp, Scope.INFERENCE)
     guard.register(models.bp, Scope.INFERENCE)
+    guard.register(models.admin_bp, Scope.ADMIN)
     guard.register(health.bp, Scope.INFERENCE)
     guard.register(adapters.bp, Scope.INFERENCE)
     guard.register(adapters.admin_bp, Scope.TRAINING)

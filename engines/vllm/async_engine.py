@@ -1,5 +1,7 @@
 """``cuda-vllm-async``: vLLM's AsyncLLM. The default."""
 
+import asyncio
+
 from vllm.engine.arg_utils import AsyncEngineArgs
 from vllm.engine.protocol import EngineClient
 
@@ -11,7 +13,9 @@ from engines.vllm.stats import LoadStats
 class VllmAsyncEngine(VllmEngine):
     """A lone stream's tokens are passed on as the engine has them; those of many are merged (``chunk_merge_ms``)."""
 
-    def _make_client(self, arguments: AsyncEngineArgs, load: LoadStats) -> EngineClient:
+    def _make_client(
+        self, arguments: AsyncEngineArgs, load: LoadStats, loop: asyncio.AbstractEventLoop
+    ) -> EngineClient:
         client = MergingAsyncLLM.from_engine_args(arguments, stat_loggers=[load.factory()])
         assert isinstance(client, MergingAsyncLLM)
         client.set_merge_limit(self.spec.chunk_merge_ms / 1000)

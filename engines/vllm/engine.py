@@ -3,8 +3,10 @@
 They differ in the ``EngineClient`` underneath, which a subclass makes.
 """
 
+import asyncio
 import json
 import logging
+import multiprocessing
 import os
 from abc import abstractmethod
 from collections.abc import AsyncGenerator
@@ -53,6 +55,9 @@ from engines.vllm.warm_up import warm_up
 
 log = logging.getLogger(__name__)
 
+#: How long an engine's process may take to end. Seconds.
+_END_SECONDS = 20.0
+
 
 class VllmEngine(Engine):
     """An :class:`Engine` on a vLLM ``EngineClient``."""
@@ -68,10 +73,13 @@ class VllmEngine(Engine):
         self._own_sampling: dict[str, Any] = {}
         self._load = LoadStats()
         self._engine_log = EngineLog()
+        self._processes: list[multiprocessing.process.BaseProcess] = []
 
     @abstractmethod
-    def _make_client(self, arguments: AsyncEngineArgs, load: LoadStats) -> EngineClient:
-        """Start a client; blocks until the model is loaded. Raises whatever vLLM raises."""
+    def _make_client(
+        self, arguments: AsyncEngineArgs, load: LoadStats, loop: asyncio.AbstractEventLoop
+    ) -> EngineClient:
+        """Start a client for ``loop``; blocks a thread until the model is loaded. Raises whatever vLLM raises."""
 
     async def start(self) -> None:
         # A fork of a process with threads, and perhaps CUDA, is not safe.
@@ -84,6 +92,7 @@ class VllmEngine(Engine):
         self._own_sampling = own_sampling(self._client)
         self._openai_app = await OpenAIApp.create(self._client, self.spec)
         self._answers = OpenAIAnswers(FormCheck(self._require_client().renderer.tokenizer))
+        self.warming = True
         await warm_up(self.spec, self._openai_app)
         cache_environment()
 
@@ -91,7 +100,11 @@ class VllmEngine(Engine):
         self._engine_log.clear()
         arguments = engine_arguments(spec, str(self._engine_log.config_file))
         try:
-            return self._make_client(arguments, self._load)
+            before = set(multiprocessing.active_children())
+            # In a thread: other engines of this worker go on.
+            client = await asyncio.to_thread(self._make_client, arguments, self._load, asyncio.get_running_loop())
+            self._processes = [child for child in multiprocessing.active_children() if child not in before]
+            return client
         except Exception as error:
             errors = f"{error} {self._engine_log.recent_errors()}".strip()
             error_type = OutOfMemory if is_memory_failure(errors) else EngineStartError
@@ -99,9 +112,19 @@ class VllmEngine(Engine):
 
     async def stop(self) -> None:
         if self._client is not None:
-            self._client.shutdown(timeout=0)
+            await asyncio.to_thread(self._client.shutdown, timeout=0)
+            await asyncio.to_thread(self._await_processes)
         self._engine_log.close()
         self._adapters.close()
+
+    def _await_processes(self) -> None:
+        """Wait until the memory is free: until the engine's processes have ended."""
+        for process in self._processes:
+            process.join(_END_SECONDS)
+            if process.is_alive():
+                log.warning("A process of the engine does not end and is killed", extra={"model": self.spec.id})
+                process.kill()
+                process.join(_END_SECONDS)
 
     async def generate(self, request: GenerateRequest) -> AsyncGenerator[Chunk, None]:
         client = self._require_client()

@@ -29,7 +29,7 @@ _DEAD = object()
 class SyncEngineClient(EngineClient):
     """Owns the thread that alone touches the ``LLMEngine``; everyone else sends it calls."""
 
-    def __init__(self, arguments: EngineArgs, load: LoadStats) -> None:
+    def __init__(self, arguments: EngineArgs, load: LoadStats, loop: asyncio.AbstractEventLoop) -> None:
         self._sync = SyncEngine(arguments, [load.factory()])
         self._engine = self._sync.engine
         self.vllm_config = self._engine.vllm_config
@@ -37,7 +37,7 @@ class SyncEngineClient(EngineClient):
         self.renderer = self._engine.renderer
         self.input_processor = self._engine.input_processor
         self._load = load
-        self._loop = asyncio.get_running_loop()
+        self._loop = loop
         self._calls: queue.SimpleQueue[Callable[[], None] | None] = queue.SimpleQueue()
         self._outputs: dict[str, asyncio.Queue[Any]] = {}
         self._error: BaseException | None = None

@@ -1,5 +1,7 @@
 """``cuda-vllm``: vLLM's synchronous engine. Chunks hold ``stream_chunk_size`` tokens."""
 
+import asyncio
+
 from vllm.engine.arg_utils import AsyncEngineArgs
 from vllm.engine.protocol import EngineClient
 
@@ -11,6 +13,8 @@ from engines.vllm.sync_client import SyncEngineClient
 class VllmSyncEngine(VllmEngine):
     """Fewer, larger chunks; the first token still comes by itself."""
 
-    def _make_client(self, arguments: AsyncEngineArgs, load: LoadStats) -> EngineClient:
+    def _make_client(
+        self, arguments: AsyncEngineArgs, load: LoadStats, loop: asyncio.AbstractEventLoop
+    ) -> EngineClient:
         arguments.stream_interval = self.spec.stream_chunk_size
-        return SyncEngineClient(arguments, load)
+        return SyncEngineClient(arguments, load, loop)

@@ -185,6 +185,9 @@ class Failover:
         record = watched.record
         queue = submit.queue_for(fleet, record.model, record.worker_hint)
         if queue is None:
+            if watched.released == Reason.NOT_SERVED and not fleet.loading(record.model):
+                # Taken away by an operator: nobody will come.
+                token_log.end(self._redis, record.id, self._ttl, outcomes.failed(outcomes.not_served(record.model)))
             return
         claim = self._attempts.claim(
             record.id, watched.attempt, worker_crashed, self._ttl + int(record.deadline - time.time())

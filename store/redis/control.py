@@ -32,6 +32,8 @@ class Command:
     LOAD_ADAPTER = "load_adapter"
     #: Let go of a model: finish what runs on it, then free its memory.
     UNLOAD_MODEL = "unload_model"
+    #: End what runs on a model: an operator takes it away by force.
+    STOP_MODEL = "stop_model"
 
 
 def send(client: redis.Redis, command: str, target_id: str, **arguments: str) -> None:

@@ -54,6 +54,11 @@ def check_answer(check_id: str) -> str:
     return f"{prefix()}cy:train:check:{check_id}"
 
 
+def models_revision() -> str:
+    """String: number of the last change of the models (``store.model_revision``)."""
+    return _fixed("models:revision")
+
+
 def worker(instance_id: str) -> str:
     """String (JSON), expires: what one living worker says of itself."""
     return f"{prefix()}cy:worker:{instance_id}"

@@ -45,6 +45,20 @@ class State:
     FAILED = "failed"
 
 
+class ModelStatus:
+    """How far a worker is with one model."""
+
+    DOWNLOADING = "downloading"
+    LOADING = "loading"
+    WARMING = "warming"
+    READY = "ready"
+    #: It finishes what runs on it and takes nothing new.
+    DRAINING = "draining"
+    FAILED = "failed"
+    #: On the way to ready.
+    COMING = (DOWNLOADING, LOADING, WARMING)
+
+
 @dataclass(frozen=True)
 class WorkerInfo:
     """What a worker says of itself."""
@@ -57,6 +71,8 @@ class WorkerInfo:
     queues: list[str]
     #: Model id -> ``EngineInfo`` as a dictionary; while loading, only the ids are there.
     models: dict[str, dict[str, Any]] = field(default_factory=dict)
+    #: Model id -> ``state`` (``ModelStatus``), ``since`` (Unix time) and more: also of those it does not serve (now).
+    model_states: dict[str, dict[str, Any]] = field(default_factory=dict)
     in_flight: int = 0
     #: Requests it runs at once.
     capacity: int = 0
@@ -124,7 +140,16 @@ class Fleet:
         return [worker for worker in self.living if worker.ready and model in worker.models]
 
     def loading(self, model: str) -> list[WorkerInfo]:
-        return [worker for worker in self.living if worker.state == State.LOADING and model in worker.models]
+        def loads(worker: WorkerInfo) -> bool:
+            if worker.state == State.LOADING and model in worker.models:
+                return True
+            return worker.model_states.get(model, {}).get("state") in ModelStatus.COMING
+
+        return [worker for worker in self.living if loads(worker)]
+
+    def states(self, model: str) -> list[tuple[WorkerInfo, dict[str, Any]]]:
+        """Return what each living worker says of a model that it has, or had, to do with."""
+        return [(worker, worker.model_states[model]) for worker in self.living if model in worker.model_states]
 
     def engine_info(self, model: str) -> dict[str, Any] | None:
         """Return what a serving worker says of ``model``, or None."""

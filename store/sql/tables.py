@@ -193,3 +193,44 @@ class BackgroundJob(Base):
     message: Mapped[str] = mapped_column(String(1000), default="")
     created_at: Mapped[datetime] = mapped_column(Utc, default=now)
     ended_at: Mapped[datetime | None] = mapped_column(Utc, index=True)
+
+
+class StoredModel(Base):
+    """What operators wrote of a model: an entry of its own, or values over an entry of the model file."""
+
+    __tablename__ = "models"
+
+    id: Mapped[str] = mapped_column(String(64), primary_key=True)
+    #: ``entry`` or ``override``.
+    kind: Mapped[str] = mapped_column(String(16))
+    #: Keys of the model file, in snake_case.
+    entry: Mapped[dict] = mapped_column(JSON)
+    #: The change that wrote it last.
+    revision: Mapped[int]
+    updated_at: Mapped[datetime] = mapped_column(Utc, default=now)
+
+
+class ModelPlacement(Base):
+    """Whether a worker shall serve a model, as an operator said; without a row, as the worker was started."""
+
+    __tablename__ = "model_placements"
+
+    model: Mapped[str] = mapped_column(String(64), primary_key=True)
+    #: Celery's node name.
+    worker: Mapped[str] = mapped_column(String(128), primary_key=True)
+    loaded: Mapped[bool]
+    revision: Mapped[int]
+
+
+class ModelChange(Base):
+    """The history. The highest id is the revision that processes compare."""
+
+    __tablename__ = "model_changes"
+
+    id: Mapped[int] = mapped_column(primary_key=True, autoincrement=True)
+    model: Mapped[str] = mapped_column(String(64), index=True)
+    action: Mapped[str] = mapped_column(String(16))
+    values: Mapped[dict] = mapped_column(JSON, default=dict)
+    #: Id of the key.
+    changed_by: Mapped[str] = mapped_column(String(40))
+    created_at: Mapped[datetime] = mapped_column(Utc, default=now)

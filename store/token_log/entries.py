@@ -62,6 +62,8 @@ class Reason:
     DRAIN = "drain"
     #: The engine process died under it. Counts as a kill.
     ENGINE_DEAD = "engine_dead"
+    #: The worker does not serve the model (any more): another one may, else it ends.
+    NOT_SERVED = "not_served"
 
 
 class Outcome:

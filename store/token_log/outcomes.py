@@ -19,6 +19,7 @@ class Code:
     RATE_LIMITED = "RATE_LIMITED"
     TRAINING_JOB_NOT_FOUND = "TRAINING_JOB_NOT_FOUND"
     TRAINING_JOB_RUNNING = "TRAINING_JOB_RUNNING"
+    CONFLICT = "CONFLICT"
     IDEMPOTENCY_CONFLICT = "IDEMPOTENCY_CONFLICT"
     INTERNAL_ERROR = "INTERNAL_ERROR"
 
@@ -75,6 +76,22 @@ def given_up(kills: int) -> Failure:
         Code.INSUFFICIENT_RESOURCES,
         f"The request was given up: {kills} workers died while they served it",
         (Detail("poison_request", "", "Do not send the same request again unchanged"),),
+    )
+
+
+def not_served(model: str) -> Failure:
+    return Failure(
+        Code.MODEL_NOT_READY,
+        f"Model '{model}' was unloaded, and no other worker serves it",
+        (Detail("model_not_ready", "", "Try again when it is loaded, or ask another model"),),
+    )
+
+
+def unloaded(model: str) -> Failure:
+    return Failure(
+        Code.MODEL_NOT_READY,
+        f"An operator unloaded model '{model}' by force, which ended this answer",
+        (Detail("model_unloaded", "", "The answer is not whole; ask again when the model is loaded, or another one"),),
     )
 
 

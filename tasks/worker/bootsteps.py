@@ -5,6 +5,7 @@ SIGTERM Celery stops its steps in reverse order: consumer, pool (which waits for
 tasks), and only then the engine, because the pool is made to require it.
 """
 
+import asyncio
 import gc
 import logging
 import os
@@ -19,8 +20,9 @@ from sqlalchemy.exc import SQLAlchemyError
 
 from engines.errors import ConfigError, EngineError, UnknownModel
 from engines.model_spec import ModelSpec
-from engines.registry import load_registry
 from settings import Settings
+from store.model_revision import RevisionWatcher
+from store.redis.client import connect
 from store.sql import db
 from store.sql.adapters import AdapterStore
 from tasks.broker.names import QUEUE_INFER, is_inference_queue, model_queue, worker_queue
@@ -28,7 +30,10 @@ from tasks.worker.caches import prepare_caches
 from tasks.worker.celery_internals import disable_acknowledgement, stop_if_asked
 from tasks.worker.engine_host import EngineHost
 from tasks.worker.heartbeat import Heartbeat
+from tasks.worker.hosted_models import Wanted
 from tasks.worker.installation import EX_UNAVAILABLE
+from tasks.worker.model_assignment import ModelAssignment
+from tasks.worker.model_queues import ModelQueues
 
 log = logging.getLogger(__name__)
 
@@ -49,58 +54,76 @@ class EngineStep(bootsteps.StartStopStep):
             log.info("GPUs are pinned", extra={"cuda_visible_devices": os.environ["CUDA_VISIBLE_DEVICES"]})
         self._settings = Settings.from_env_or_exit()
         prepare_caches(os.environ, self._settings.var)
+        self._sessions = db.sessions(db.connect(self._settings.database_url))
         try:
-            self._specs = self._choose_models(worker, models)
+            self._wanted = self._choose_models(worker, models)
         except (ConfigError, UnknownModel) as error:
             raise SystemExit(f"cy-llm: the worker cannot serve: {error}") from None
         disable_acknowledgement(worker.app)
+        self._watcher: RevisionWatcher | None = None
         self._host: EngineHost | None = None
         self._heartbeat: Heartbeat | None = None
 
-    def _choose_models(self, worker: Any, models: str | None) -> list[ModelSpec]:
-        registry = load_registry(self._settings.config_path, **self._settings.registry_options)
+    def _choose_models(self, worker: Any, models: str | None) -> dict[str, Wanted]:
+        named = None if models is None else [name.strip() for name in models.split(",") if name.strip()]
+        self._assignment = ModelAssignment(self._settings, self._sessions, worker.hostname)
+        started_for, first = self._assignment.begin(named)
         queues = worker.app.amqp.queues
         names = [*queues.consume_from, worker_queue(worker.hostname)]
-        if models is None:
-            queues.select(names)
-            return [registry.default]
-        specs = [registry.resolve(name.strip()) for name in models.split(",") if name.strip()]
-        names = [name for name in names if name != QUEUE_INFER]
-        queues.select([*names, *(model_queue(spec.id) for spec in specs)])
-        return specs
+        if models is not None:
+            names = [*(name for name in names if name != QUEUE_INFER), *(model_queue(model) for model in first)]
+        elif not first:
+            # Its model was taken away: the common queue is for workers that have theirs.
+            names.remove(QUEUE_INFER)
+        queues.select(names)
+        self._queues = ModelQueues(worker.app, worker.hostname, started_for[0] if models is None else None)
+        return first
 
     def start(self, worker: Any) -> None:
         self._host = EngineHost(self._settings, worker.hostname)
-        queues = list(worker.app.amqp.queues.consume_from)
-        self._heartbeat = Heartbeat(self._host, [spec.id for spec in self._specs], queues, worker.concurrency)
+        self._heartbeat = Heartbeat(self._host, list(self._wanted), self._queues.names, worker.concurrency)
         self._heartbeat.start()
-        loading = self._host.start(self._specs)
+        loading = self._host.start(self._wanted)
         try:
             self._wait(loading)
-        except EngineError as error:
+        except (EngineError, ConfigError) as error:
             log.critical("The worker cannot serve: %s", error)
             self.terminate(worker)
             raise WorkerShutdown(EX_UNAVAILABLE) from error
-        self._load_adapters(self._host)
+        for each in self._wanted.values():
+            self._host.run(self._load_adapters(each.spec))
         worker.app.host = self._host
         # What was made while loading stays: the collector need not look through it again and again.
         gc.collect()
         gc.freeze()
         self._heartbeat.ready()
+        self._watch_models(self._host)
 
-    def _load_adapters(self, host: EngineHost) -> None:
+    def _watch_models(self, host: EngineHost) -> None:
+        """From now on, serve what operators say."""
+        host.models.queues = self._queues
+        host.models.on_ready = self._load_adapters
+
+        def refresh() -> int:
+            wanted, revision = self._assignment.now()
+            host.reconcile(wanted)
+            return revision
+
+        self._watcher = RevisionWatcher(connect(self._settings.redis_url), refresh)
+        self._watcher.start()
+
+    async def _load_adapters(self, spec: ModelSpec) -> None:
         """Load what the names of adapters mean now, as many as the engine keeps at once."""
-        specs = {spec.id: spec for spec in self._specs if spec.takes_adapters}
+        if not spec.takes_adapters or self._host is None:
+            return
+        store = AdapterStore(self._sessions, self._settings.adapters_root)
         try:
-            database = db.connect(self._settings.database_url)
-            found = AdapterStore(db.sessions(database), self._settings.adapters_root).current(list(specs))
-            database.dispose()
+            found = await asyncio.to_thread(store.current, [spec.id])
         except SQLAlchemyError as error:
             log.warning("The adapters cannot be looked up, each loads at its first use: %s", error.__class__.__name__)
             return
-        for model, spec in specs.items():
-            for adapter in [adapter for adapter in found if adapter.base_model == model][: spec.max_loras]:
-                host.run(host.load_adapter(model, adapter.path))
+        for adapter in found[: spec.max_loras]:
+            await self._host.load_adapter(spec.id, adapter.path)
 
     @staticmethod
     def _wait(loading: Future[None]) -> None:
@@ -120,6 +143,8 @@ class EngineStep(bootsteps.StartStopStep):
         self.terminate(worker)
 
     def terminate(self, worker: Any) -> None:
+        if self._watcher is not None:
+            self._watcher.close()
         if self._heartbeat is not None:
             self._heartbeat.stop()
         if self._host is not None:
@@ -129,5 +154,5 @@ class EngineStep(bootsteps.StartStopStep):
         """Shown by ``celery inspect stats`` and on Flower's worker page."""
         if self._host is None:
             return {}
-        engines = {name: engine.info().to_dict() for name, engine in self._host.engines.items()}
+        engines = {name: engine.info().to_dict() for name, engine in self._host.models.engines().items()}
         return {"engines": engines, "in_flight": self._host.in_flight, "time": time.time()}

@@ -22,6 +22,8 @@ log = logging.getLogger(__name__)
 #: Events that wait for the consumer's own thread, which sends them after each round. Were there
 #: more, Celery would send them from whatever thread made the last, and the engine's must not wait.
 _EVENTS_WAITING = 100_000
+#: How long a worker may take to answer its own remote command. Seconds.
+_CONTROL_SECONDS = 5.0
 
 
 def install_bootstep(app: Celery, step: type[bootsteps.StartStopStep]) -> None:
@@ -32,6 +34,21 @@ def install_bootstep(app: Celery, step: type[bootsteps.StartStopStep]) -> None:
     """
     app.steps["worker"].add(step)
     Pool.requires = (*Pool.requires, step)
+
+
+def listen_to_queue(app: Celery, worker_name: str, queue: str) -> None:
+    """Let the running worker take messages of a further queue; also after its connection was lost.
+
+    Documented is the remote command; what it makes of a queue that is selected already (it uses it as it is, not to
+    be acknowledged) is not.
+    """
+    app.amqp.queues.select_add(queue).no_ack = True
+    app.control.add_consumer(queue, destination=[worker_name], reply=True, timeout=_CONTROL_SECONDS)
+
+
+def ignore_queue(app: Celery, worker_name: str, queue: str) -> None:
+    """Let the running worker leave a queue."""
+    app.control.cancel_consumer(queue, destination=[worker_name], reply=True, timeout=_CONTROL_SECONDS)
 
 
 def stop_if_asked() -> None:

@@ -5,17 +5,16 @@ import concurrent.futures
 import logging
 import secrets
 import threading
-from collections.abc import Coroutine, Iterable
+from collections.abc import Coroutine, Mapping
 from typing import Any, TypeVar
 
-from engines.base import Engine, create_engine
 from engines.errors import EngineError
-from engines.model_spec import ModelSpec
 from settings import Settings
 from store.redis import control
 from store.redis.client import connect_async
 from store.redis.control import Command
 from store.token_log.publisher import Publisher
+from tasks.worker.hosted_models import HostedModels, Wanted
 from tasks.worker.inference.active_requests import ActiveRequests, StopReason
 
 log = logging.getLogger(__name__)
@@ -36,9 +35,10 @@ class EngineHost:
         self.active_requests = ActiveRequests()
         #: Wakes the heartbeat: a change of state, or a request that met a dead engine.
         self.state_changed = threading.Event()
-        self.engines: dict[str, Engine] = {}
-        #: Models that an operator took away.
-        self.unloaded: set[str] = set()
+        self.models = HostedModels(self.active_requests, self.state_changed)
+        self._wanted: Mapping[str, Wanted] = {}
+        #: Models that a front door of an older version took away; they come back with the next change of theirs.
+        self._dismissed: set[str] = set()
         self._loop = asyncio.new_event_loop()
         self._thread = threading.Thread(target=self._run, name="engine-loop", daemon=True)
         self._publisher: Publisher | None = None
@@ -58,10 +58,15 @@ class EngineHost:
             raise RuntimeError("the engine host was not started")
         return self._publisher
 
-    def start(self, specs: Iterable[ModelSpec]) -> concurrent.futures.Future[None]:
+    def start(self, wanted: Mapping[str, Wanted]) -> concurrent.futures.Future[None]:
         """Begin to load the models; the future fails with what an engine failed with."""
+        self._wanted = wanted
         self._thread.start()
-        return asyncio.run_coroutine_threadsafe(self._load(list(specs)), self._loop)
+        return asyncio.run_coroutine_threadsafe(self._load(wanted), self._loop)
+
+    def reconcile(self, wanted: Mapping[str, Wanted]) -> None:
+        """Serve these models and no others, as soon as may be; from any thread."""
+        self._loop.call_soon_threadsafe(self._reconcile, wanted)
 
     def run(self, coroutine: Coroutine[Any, Any, T]) -> T:
         """Run something on the loop and wait for it."""
@@ -93,7 +98,7 @@ class EngineHost:
         self._thread.join(timeout=5)
 
     def dead_engines(self) -> list[str]:
-        return [model for model, engine in list(self.engines.items()) if engine.dead]
+        return [model for model, engine in self.models.engines().items() if engine.dead]
 
     # On the loop.
 
@@ -101,19 +106,14 @@ class EngineHost:
         asyncio.set_event_loop(self._loop)
         self._loop.run_forever()
 
-    async def _load(self, specs: list[ModelSpec]) -> None:
+    async def _load(self, wanted: Mapping[str, Wanted]) -> None:
         self._publisher = Publisher(connect_async(self.settings.redis_url), self.settings.stream_ttl)
         self._background = [
             asyncio.create_task(self._publisher.run()),
             asyncio.create_task(self.active_requests.watch(self._publisher.count_followers)),
             asyncio.create_task(control.listen(self.settings.redis_url, self._handle_command)),
         ]
-        for spec in specs:
-            engine = create_engine(spec)
-            log.info("Loading model", extra={"model": spec.id, "engine": spec.engine})
-            await engine.start()
-            self.engines[spec.id] = engine
-            log.info("Model is loaded", extra={"model": spec.id, **_sizes(engine)})
+        await self.models.load_first(wanted)
 
     def _begin(self, request: Coroutine[Any, Any, None]) -> None:
         task = self._loop.create_task(request)
@@ -127,49 +127,47 @@ class EngineHost:
     def _handle_command(self, message: dict[str, str]) -> None:
         """Carry out a command that was sent to all workers."""
         command, target_id = message["command"], message["id"]
-        if command not in (Command.LOAD_ADAPTER, Command.UNLOAD_MODEL):
+        if command == Command.STOP_MODEL:
+            self.active_requests.stop_all(StopReason.UNLOADED, target_id)
+        elif command == Command.UNLOAD_MODEL:
+            self._dismiss(target_id)
+        elif command != Command.LOAD_ADAPTER:
             self.active_requests.handle_command(command, target_id)
-        elif target_id in self.engines:
-            work = self.load_adapter(target_id, message.get("path", ""))
-            if command == Command.UNLOAD_MODEL:
-                work.close()
-                work = self._unload_model(target_id)
-            task = self._loop.create_task(work)
+        elif target_id in self.models.engines():
+            task = self._loop.create_task(self.load_adapter(target_id, message.get("path", "")))
             self._loading.add(task)
             task.add_done_callback(self._loading.discard)
 
     async def load_adapter(self, model: str, path: str) -> None:
         """Load an adapter before anybody asks for it; ``path`` is relative to the adapters root."""
         fields = {"model": model, "adapter": path}
+        engine = self.models.engine_of(model)
+        if engine is None:
+            return
         try:
-            await self.engines[model].load_adapter(str(self.settings.adapters_root / path))
+            await engine.load_adapter(str(self.settings.adapters_root / path))
         except EngineError as error:
             # Whoever asks for it is told why.
             log.warning("An adapter cannot be loaded: %s", error, extra=fields)
         else:
             log.info("Adapter is loaded", extra=fields)
 
-    async def _unload_model(self, model: str) -> None:
-        """Take no more requests for a model; stop its engine when none runs, or the drain time is over."""
-        log.warning("Model is unloaded, as an operator asked", extra={"model": model})
-        self.unloaded.add(model)
-        self.state_changed.set()
-        ends = self._loop.time() + self.settings.drain
-        while self.active_requests.of_model(model) and self._loop.time() < ends:
-            await asyncio.sleep(0.1)
-        engine = self.engines.pop(model, None)
-        if engine is not None:
-            await engine.stop()
+    def _dismiss(self, model: str) -> None:
+        self._dismissed.add(model)
+        self.models.reconcile(self._without_dismissed(self._wanted))
+
+    def _without_dismissed(self, wanted: Mapping[str, Wanted]) -> dict[str, Wanted]:
+        return {model: each for model, each in wanted.items() if model not in self._dismissed}
+
+    def _reconcile(self, wanted: Mapping[str, Wanted]) -> None:
+        self._dismissed -= {model for model, each in wanted.items() if each != self._wanted.get(model)}
+        self._wanted = wanted
+        self.models.reconcile(self._without_dismissed(wanted))
 
     async def _unload(self) -> None:
-        for engine in self.engines.values():
-            await engine.stop()
+        await self.models.stop_all()
         for task in self._background:
             task.cancel()
         await asyncio.gather(*self._background, return_exceptions=True)
         if self._publisher is not None:
             await self._publisher.client.aclose()
-
-
-def _sizes(engine: Engine) -> dict[str, Any]:
-    return {"engine": engine.spec.engine, "max_model_len": engine.info().max_model_len}

@@ -5,6 +5,7 @@ import os
 import signal
 import threading
 import time
+from collections.abc import Callable
 from typing import Any
 
 from celery import signals
@@ -20,7 +21,7 @@ log = logging.getLogger(__name__)
 class Heartbeat:
     """Renews the worker's presence every second until :meth:`stop`."""
 
-    def __init__(self, host: EngineHost, models: list[str], queues: list[str], capacity: int) -> None:
+    def __init__(self, host: EngineHost, models: list[str], queues: Callable[[], list[str]], capacity: int) -> None:
         self._host = host
         self._models = models
         self._queues = queues
@@ -98,16 +99,18 @@ class Heartbeat:
 
     def _info(self) -> WorkerInfo:
         # While it loads a worker names its models, so that a client can be told to wait.
-        models: dict[str, dict[str, Any]] = {model: {} for model in self._models}
-        models.update({name: engine.info().to_dict() for name, engine in list(self._host.engines.items())})
-        for model in self._host.unloaded:
-            models.pop(model, None)
+        hosted = self._host.models
+        models: dict[str, dict[str, Any]] = {}
+        if self._state == State.LOADING:
+            models = {model: {} for model in self._models}
+        models.update({name: engine.info().to_dict() for name, engine in hosted.serving().items()})
         return WorkerInfo(
             name=self._host.worker_name,
             instance_id=self._host.instance_id,
             state=self._state,
-            queues=self._queues,
+            queues=self._queues(),
             models=models,
+            model_states=hosted.describe(),
             in_flight=self._host.in_flight,
             capacity=self._capacity,
         )

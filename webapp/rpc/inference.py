@@ -8,13 +8,15 @@ import grpc
 from engines.errors import ConfigError
 from services.container import Services
 from services.errors import InvalidRequest
+from services.model_changes import Told
 from store.sql.api_keys import Scope
 from webapp.rpc import ai_service_pb2 as pb
 from webapp.rpc.interceptor import current_call
 from webapp.rpc.predict import PredictCall
+from webapp.schemas.loading import json_object
 
 #: Commands that need no operator's key.
-_HARMLESS = ("ping", "list_models")
+_HARMLESS = ("ping", "list_models", "model_status")
 
 
 class InferenceServicer:
@@ -22,9 +24,16 @@ class InferenceServicer:
 
     def __init__(self, services: Services) -> None:
         self._services = services
+        self._changes = services.model_changes
         self._commands = {
             "ping": self._ping,
             "list_models": self._list_models,
+            "model_status": self._model_status,
+            "add_model": self._add_model,
+            "change_model": self._change_model,
+            "reset_model": self._reset_model,
+            "remove_model": self._remove_model,
+            "load_model": self._load_model,
             "unload_model": self._unload_model,
             "reload_registry": self._reload_registry,
         }
@@ -64,15 +73,54 @@ class InferenceServicer:
         """Model id -> ready, loading or unavailable."""
         return self._services.models.statuses()
 
+    def _model_status(self, payload: Any) -> dict[str, str]:
+        """One model: its status, and worker -> how far it is with it."""
+        view = self._services.models.show(current_call().principal, payload["model"])
+        workers = {name: told["state"] for name, told in view.workers.items()}
+        return {"model": view.spec.id, "status": view.status, "origin": view.origin, **workers}
+
+    def _add_model(self, payload: Any) -> dict[str, str]:
+        """Add a model: ``model``, and ``entry`` as JSON."""
+        self._changes.add(current_call().principal, payload["model"], json_object(payload["entry"], "'entry'"))
+        return {"model": payload["model"]}
+
+    def _change_model(self, payload: Any) -> dict[str, str]:
+        """Lay the values of ``entry`` (JSON) over a model."""
+        values = json_object(payload["entry"], "'entry'")
+        return {"model": self._changes.change(current_call().principal, payload["model"], values).id}
+
+    def _reset_model(self, payload: Any) -> dict[str, str]:
+        """Drop what lies over a model of the model file."""
+        return {"model": self._changes.reset(current_call().principal, payload["model"]).id}
+
+    def _remove_model(self, payload: Any) -> dict[str, str]:
+        """Take away a model that was added."""
+        return _told(self._changes.remove(current_call().principal, payload["model"], _flag(payload, "force")))
+
+    def _load_model(self, payload: Any) -> dict[str, str]:
+        """Let a worker serve a model."""
+        return _told(self._changes.load(current_call().principal, payload["model"], payload["worker"]))
+
     def _unload_model(self, payload: Any) -> dict[str, str]:
-        """Tell the workers to let a model go; they finish what they have, and serve it again when restarted."""
-        model, workers = self._services.models.unload(payload["model"])
-        return {"model": model, "workers": ",".join(workers)}
+        """Let workers take a model away; they finish what they have, unless ``force`` is ``true``."""
+        caller = current_call().principal
+        return _told(self._changes.unload(caller, payload["model"], payload["worker"], _flag(payload, "force")))
 
     def _reload_registry(self, _: Any) -> dict[str, str]:
-        """Read the model file again, in this process."""
+        """Let every process read the model file again."""
         try:
-            registry = self._services.models.reload()
+            registry = self._services.models.reload(current_call().principal)
         except ConfigError as error:
             raise InvalidRequest.of("invalid_config", "", str(error)) from error
         return {"models": ",".join(registry.models)}
+
+
+def _told(told: Told) -> dict[str, str]:
+    return {"model": told.model, "workers": ",".join(told.workers), "streams": str(told.streams)}
+
+
+def _flag(payload: Any, name: str) -> bool:
+    value = payload[name]
+    if value not in ("", "true", "false"):
+        raise InvalidRequest.of("invalid_value", f"payload.{name}", f"'{name}' must be 'true' or 'false'")
+    return bool(value == "true")

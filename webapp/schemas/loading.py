@@ -15,6 +15,7 @@ from text import NotText, decode, field_with_half_a_character, has_control_chara
 
 __all__ = [
     "Digits",
+    "Flag",
     "Integer",
     "Name",
     "NullIsAbsentSchema",
@@ -46,6 +47,13 @@ class Name(fields.String):
         if isinstance(found, str) and has_control_characters(found):
             raise self.make_error("control")
         return found
+
+
+class Flag(fields.Boolean):
+    """True or false, and nothing that merely looks like it."""
+
+    def __init__(self, **kwargs: Any) -> None:
+        super().__init__(truthy={True}, falsy={False}, **kwargs)
 
 
 class Digits(fields.Integer):

@@ -1,6 +1,6 @@
 """Times as the interface document writes them."""
 
-from datetime import datetime, timedelta
+from datetime import UTC, datetime, timedelta
 
 
 def timestamp(moment: datetime | None) -> str | None:
@@ -13,3 +13,8 @@ def duration(elapsed: timedelta) -> str:
     minutes, seconds = divmod(int(elapsed.total_seconds()), 60)
     hours, minutes = divmod(minutes, 60)
     return f"{hours}h{minutes}m{seconds}s"
+
+
+def unix_timestamp(seconds: float) -> str | None:
+    """The same for a Unix time."""
+    return timestamp(datetime.fromtimestamp(seconds, UTC))

@@ -26,6 +26,8 @@ class StopReason(Enum):
     CLIENT_GONE = "client_gone"
     #: The worker's drain time is over.
     DRAIN = "drain"
+    #: An operator took its model away by force.
+    UNLOADED = "unloaded"
 
 
 @dataclass
@@ -82,9 +84,11 @@ class ActiveRequests:
         if active is not None:
             active.stop(StopReason.CANCELLED if command == Command.CANCEL else StopReason.CLIENT_GONE)
 
-    def stop_all(self, why: StopReason) -> None:
+    def stop_all(self, why: StopReason, model: str | None = None) -> None:
+        """Stop what runs, on one model or on all."""
         for active in list(self._active.values()):
-            active.stop(why)
+            if model is None or active.record.model == model:
+                active.stop(why)
 
     async def watch(self, followers: Callable[[str], Awaitable[int]]) -> None:
         """Stop the runs that nobody follows, until cancelled.

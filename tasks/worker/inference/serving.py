@@ -105,7 +105,7 @@ async def serve(host: EngineHost, record: RequestRecord, writer: LogWriter) -> S
 
 
 async def _answer(host: EngineHost, active: ActiveRequest, delivered: LogSnapshot, served: ServedRequest) -> None:
-    engine = host.engines.get(active.record.model)
+    engine = host.models.engine_of(active.record.model)
     if engine is None:
         raise _NotServed(active.record.model)
     if engine.dead:
@@ -217,6 +217,8 @@ def _release_reason(active: ActiveRequest, reason: Exception | StopReason) -> st
     """Return why the request is released; None when this is its end."""
     if reason is StopReason.DRAIN or isinstance(reason, _EngineGone):
         return Reason.DRAIN
+    if isinstance(reason, _NotServed):
+        return Reason.NOT_SERVED
     if isinstance(reason, EngineDead):
         log.error("The engine failed: %s", reason)
         return Reason.ENGINE_DEAD
@@ -234,8 +236,8 @@ def _failure(record: RequestRecord, error: Exception | StopReason) -> Failure:
             return Failure(Code.INVALID_REQUEST, error.description, (detail,))
         case TimeoutError():
             return outcomes.deadline_passed(record.deadline - record.created)
-        case _NotServed():
-            return Failure(Code.MODEL_NOT_READY, f"Model '{record.model}' is not served by this worker any more")
+        case StopReason.UNLOADED:
+            return outcomes.unloaded(record.model)
         case _CannotContinue():
             return Failure(
                 Code.INSUFFICIENT_RESOURCES,
