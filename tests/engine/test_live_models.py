@@ -173,7 +173,13 @@ def test_models_come_and_go_beside_running_streams(stack: Stack, tmp_path: Path)
             assert _children(stack) == before
             remove()
             _becomes(stack, face, "404")
-            _log.warning("%s: loaded in %.1f s; longest gap so far %.2f s (%.1f s after)", face, loaded - started, streams.longest, streams.when - started)
+            _log.warning(
+                "%s: loaded in %.1f s; longest gap so far %.2f s (%.1f s after)",
+                face,
+                loaded - started,
+                streams.longest,
+                streams.when - started,
+            )
     _log.warning("%d chunks, longest gap %.2f s", streams.chunks, streams.longest)
     assert streams.ended == []
     assert streams.longest < _MAX_GAP_SECONDS
