@@ -8,6 +8,7 @@ from cli.adapters import adapters
 from cli.chat import chat
 from cli.config_check import config
 from cli.configuration import configuration
+from cli.diagnose import diagnose
 from cli.fetch import fetch
 from cli.keys import keys
 from cli.models import models
@@ -20,7 +21,7 @@ def cli() -> None:
     """CY-LLM Engine on the command line: "keys" uses DATABASE_URL, as the front door does; all else asks the server."""
 
 
-for command in (train, jobs, adapters, chat, keys, models, fetch, config, configuration):
+for command in (train, jobs, adapters, chat, keys, models, fetch, diagnose, config, configuration):
     cli.add_command(command)
 
 

@@ -14,6 +14,7 @@ from typing import TypeVar
 
 from engines.errors import EngineStartError, OutOfMemory
 from engines.model_spec import ModelSpec
+from engines.sizing import describe
 
 log = logging.getLogger(__name__)
 T = TypeVar("T")
@@ -103,7 +104,9 @@ def _give_up(spec: ModelSpec, steps: list[str], message: str) -> str:
         tried = "automatic tuning is off (allow_auto_tuning)"
     else:
         tried = f"tried {'; '.join(steps)}" if steps else "no smaller configuration is left"
+    sizes = describe(spec)
     return (
-        f"model {spec.id!r} does not fit into memory; {tried}. Free memory, choose a smaller or quantized model, "
-        f"or set a smaller max_model_len. The engine said: {message}"
+        f"model {spec.id!r} does not fit into memory; {tried}. {sizes}{'. ' if sizes else ''}Free memory, choose a "
+        f"smaller or quantized model, or set a smaller max_model_len (bin/cy-llm diagnose {spec.id}). "
+        f"The engine said: {message}"
     )

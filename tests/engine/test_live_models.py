@@ -16,6 +16,7 @@ import psutil
 import pytest
 
 from settings import ROOT
+from testing.hub import Hub, serving_hub
 from testing.stack import KEY, Stack
 from testing.waiting import until
 from tests.conftest import require
@@ -34,10 +35,17 @@ _MAX_GAP_SECONDS = 5.0
 
 
 @pytest.fixture(scope="module")
-def stack(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Stack]:
+def hub() -> Iterator[Hub]:
+    with serving_hub(Hub({"acme/demo": ROOT / "models" / "demo"})) as started:
+        yield started
+
+
+@pytest.fixture(scope="module")
+def stack(tmp_path_factory: pytest.TempPathFactory, hub: Hub) -> Iterator[Stack]:
     require(find_spec("vllm") is not None, "vLLM is not installed (bin/test installs it)")
     models = {"default": "demo", "models": {"demo": {**_DEMO, "maxModelLen": 8192}}}
-    stack = Stack(tmp_path_factory.mktemp("live"), models, env={"CY_LLM_LOG_LEVEL": "INFO"})
+    env = {"HF_ENDPOINT": hub.endpoint, "HF_HOME": str(tmp_path_factory.mktemp("hf"))}
+    stack = Stack(tmp_path_factory.mktemp("live"), models, env=env)
     try:
         stack.start_web()
         stack.start_grpc()
@@ -183,6 +191,30 @@ def test_models_come_and_go_beside_running_streams(stack: Stack, tmp_path: Path)
     _log.warning("%d chunks, longest gap %.2f s", streams.chunks, streams.longest)
     assert streams.ended == []
     assert streams.longest < _MAX_GAP_SECONDS
+
+
+def test_a_model_of_the_hub_is_fetched_loaded_and_asked(stack: Stack, hub: Hub) -> None:
+    hub.rate, hub.cuts = 2_000_000, 2
+    before = _children(stack)
+    states: list[str] = []
+    with stack.http() as http:
+        entry = {"id": "fetched", **_SMALL, "modelPath": "acme/demo", "load": True}
+        assert http.post("/models", json=entry).status_code == 201
+
+        def ready() -> bool:
+            workers = http.get("/models/fetched").json()["workers"]
+            states.extend(f"{each['state']} {each.get('progress', {}).get('total', 0)}" for each in workers)
+            return any(each["state"] == "ready" for each in workers)
+
+        until(ready, 120, "the model is ready")
+        _ask(stack, "fetched")
+        assert http.delete("/models/fetched").status_code == 202
+    until(lambda: _children(stack) == before, 30, "it is unloaded")
+    told = {state for state in states if state.startswith("downloading")}
+    assert told and all(int(state.split()[1]) > 4_000_000 for state in told), set(states)
+    assert any(state.startswith("loading") for state in states)
+    starts = [first for method, path, first in hub.asked if method == "GET" and path.endswith("model.safetensors")]
+    assert max(starts) > 0
 
 
 def test_an_engine_that_does_not_fit_is_told_and_leaves_nothing(stack: Stack) -> None:
