@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from engines.errors import ConfigError
-from engines.model_entry import parse_entry, snake_keys
+from engines.model_entry import is_template_text, parse_entry, snake_keys
 from engines.model_spec import ModelSpec
 from engines.registry import Registry
 
@@ -95,5 +95,10 @@ def require_free_names(
 
 
 def fingerprint(spec: ModelSpec) -> str:
-    """Return what tells one state of a model's entry from another, the same on every host."""
-    return hashlib.blake2b(repr(replace(spec, location="")).encode(), digest_size=8).hexdigest()
+    """Return what tells one state of a model's entry from another, whatever folders a host has."""
+    template = spec.chat_template
+    if template is not None and not is_template_text(template):
+        template = Path(template).name
+    adapter = Path(spec.adapter_path).name if spec.adapter_path else None
+    same = replace(spec, location="", engine="", adapter_path=adapter, chat_template=template)
+    return hashlib.blake2b(repr(same).encode(), digest_size=8).hexdigest()

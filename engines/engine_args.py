@@ -13,6 +13,13 @@ from engines.model_spec import ModelSpec
 
 _CAMEL = re.compile(r"(?<=[a-z0-9])([A-Z])")
 
+#: Keys inside an argument's object that name code, files or ports.
+_NOT_PLAIN = re.compile(
+    r"(^|_)(module|plugin|cls|class|qualname|path|dir|port|ip|host|addr|address|endpoint|url)$", re.IGNORECASE
+)
+#: What may compile; another word would be the name of code.
+_BACKENDS = ("", "eager", "inductor")
+
 _KEY = "it has a key of its own in the model file: write it beside 'engine_args'"
 _PORTS = "workers are one process group on one host; it would open ports, and several hosts are several workers"
 _CODE = "it names code to be loaded, which the model file must not do"
@@ -52,10 +59,16 @@ RESERVED: Mapping[str, str] = {
     **dict.fromkeys(
         (
             *("worker_cls", "worker_extension_cls", "scheduler_cls", "logits_processors", "reasoning_parser_plugin"),
-            *("io_processor_plugin", "model_class_overrides"),
+            *("io_processor_plugin", "model_class_overrides", "ec_manager_config", "additional_config"),
         ),
         _CODE,
     ),
+    **dict.fromkeys(("kv_transfer_config", "ec_transfer_config"), "it names code to be loaded and opens ports"),
+    **dict.fromkeys(("spec_method", "spec_model", "spec_tokens"), "use 'speculative_config'"),
+    **dict.fromkeys(("tokenizer", "model_loader_extra_config"), _FILES),
+    "profiler_config": "it writes files",
+    "otlp_traces_endpoint": "it sends what is served to another host",
+    "collect_detailed_traces": "it sends what is served to another host",
     "distributed_executor_backend": "the executor ends with its worker, which vLLM's own does not",
     # What this system counts, logs or decides.
     **dict.fromkeys(("lora_target_modules", "default_mm_loras", "max_lora_cls_labels"), _LORA),
@@ -92,11 +105,34 @@ def checked_engine_args(model_id: str, given: Mapping[str, Any]) -> dict[str, An
         name = snake(written.lstrip("-")).replace("-", "_")
         if name in RESERVED:
             raise ConfigError(f"model {model_id!r}: engine_args: {written!r} may not be given: {RESERVED[name]}")
+        _require_plain(model_id, name, value)
         if name in found:
             raise ConfigError(f"model {model_id!r}: engine_args: {written!r} is given twice, in two styles")
         if value is not None:
             found[name] = value
     return found
+
+
+def require_plain_speculation(model_id: str, config: Mapping[str, Any]) -> None:
+    """Raise ``ConfigError`` for speculative decoding by code that is named."""
+    if config.get("method") == "custom_class":
+        raise ConfigError(f"model {model_id!r}: key 'speculative_config': method 'custom_class' is refused: {_CODE}")
+    _require_plain(model_id, "speculative_config", config)
+
+
+def _require_plain(model_id: str, name: str, value: Any) -> None:
+    """Raise ``ConfigError`` where a nested key names code, a file or a port."""
+    if isinstance(value, dict):
+        for key, nested in value.items():
+            if _NOT_PLAIN.search(key):
+                why = "it names code, a file or a port"
+                raise ConfigError(f"model {model_id!r}: {name!r}: {key!r} may not be given: {why}")
+            if key == "backend" and name == "compilation_config" and nested not in _BACKENDS:
+                raise ConfigError(f"model {model_id!r}: {name!r}: 'backend' must be one of {', '.join(_BACKENDS[1:])}")
+            _require_plain(model_id, name, nested)
+    elif isinstance(value, list):
+        for nested in value:
+            _require_plain(model_id, name, nested)
 
 
 def snake(key: str) -> str:

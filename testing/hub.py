@@ -134,9 +134,13 @@ class _Handler(BaseHTTPRequestHandler):
 
 def _describe(name: str, folder: Path) -> dict[str, object]:
     siblings = []
-    for file in sorted(each for each in folder.iterdir() if each.is_file()):
+    for file in sorted(each for each in folder.rglob("*") if each.is_file()):
         data = file.read_bytes()
-        entry: dict[str, object] = {"rfilename": file.name, "size": len(data), "blobId": hashlib.sha1(data).hexdigest()}
+        entry: dict[str, object] = {
+            "rfilename": str(file.relative_to(folder)),
+            "size": len(data),
+            "blobId": hashlib.sha1(data).hexdigest(),
+        }
         if len(data) >= _LARGE:
             entry["lfs"] = {"sha256": hashlib.sha256(data).hexdigest(), "size": len(data), "pointerSize": 100}
         siblings.append(entry)

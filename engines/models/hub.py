@@ -3,7 +3,7 @@
 A process of its own, so that a download that hangs can be ended and its library's threads end with it. Writes a JSON
 line a second: ``{"have", "total"}`` in bytes; at the end ``{"path", "revision"}``, or ``{"error"}`` with the way out.
 ``HF_ENDPOINT``, ``HF_TOKEN``, ``HF_HUB_OFFLINE`` and ``HF_HOME`` are huggingface_hub's to read. What an earlier call
-got is not fetched again; each file's size and hash are checked.
+got is not fetched again; what is fetched is checked by its size, and large files by their hash.
 """
 
 import contextlib
@@ -11,6 +11,7 @@ import fcntl
 import getpass
 import json
 import os
+import re
 import shutil
 import sys
 import threading
@@ -30,6 +31,8 @@ _PICKLED = (".bin", ".pt", ".pth")
 _TRIES, _PAUSE = 6, 1.0
 #: How the name of a file ends that is not whole.
 _PART = ".incomplete"
+#: Files of such a step.
+_STEP = re.compile(r"[0-9]+_[A-Za-z]+/[^/]+\Z")
 _GATED = "{} is gated: accept its licence on the hub, and set HF_TOKEN to a token of that account"
 
 
@@ -47,6 +50,10 @@ def main(repository: str, revision: str | None) -> int:
         path, sha = _fetch(repository, revision)
     except _Fault as fault:
         _tell({"error": str(fault)})
+        return 1
+    except Exception as error:
+        # Nobody reads this process's own error output.
+        _tell({"error": f"{repository} cannot be fetched: {type(error).__name__}: {_words(error)}"})
         return 1
     _tell({"path": path, "revision": sha})
     return 0
@@ -190,6 +197,10 @@ def _from_cache(repository: str, revision: str | None, why: str) -> tuple[str, s
     index = path / "model.safetensors.index.json"
     names = set(json.loads(index.read_text())["weight_map"].values()) if index.exists() else set()
     lacking = [name for name in ("config.json", *names) if not (path / name).exists()]
+    if (path / "modules.json").exists():
+        steps = json.loads((path / "modules.json").read_text())
+        folders = [step["path"] for step in steps if "Pooling" in step["type"]]
+        lacking += [f"{folder}/config.json" for folder in folders if not (path / folder / "config.json").exists()]
     if not names and not any(path.glob("*.safetensors")) and not any(path.glob("*.bin")):
         lacking.append("weights")
     if lacking:
@@ -199,7 +210,11 @@ def _from_cache(repository: str, revision: str | None, why: str) -> tuple[str, s
 
 def _wanted(names: Iterable[str]) -> list[str]:
     """Return the files that vLLM reads."""
+    names = list(names)
     kept = [name for name in names if not name.endswith(_OTHERS) and "/" not in name and not name.startswith(".")]
+    if "modules.json" in names:
+        # How a model of sentences makes one vector of many: a folder for each step.
+        kept += [name for name in names if _STEP.match(name) and not name.endswith(_OTHERS)]
     if any(name.endswith(".safetensors") for name in kept):
         kept = [name for name in kept if not name.endswith(_PICKLED)]
     return sorted(kept)

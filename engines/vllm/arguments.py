@@ -99,7 +99,7 @@ def parse_engine_args(model_id: str, given: Mapping[str, Any]) -> dict[str, Any]
         try:
             words = _words(actions[name], value)
             found[name] = getattr(parser.parse_args(words), name)
-        except (WrongArgument, argparse.ArgumentTypeError, ValueError, TypeError) as error:
+        except (WrongArgument, argparse.ArgumentTypeError, ValueError, TypeError, OSError, RecursionError) as error:
             raise ConfigError(f"{where}: {_one_line(str(error))}") from None
     return found
 
@@ -129,6 +129,8 @@ def _words(action: argparse.Action, value: Any) -> list[str]:
     if isinstance(value, list):
         if action.nargs not in ("+", "*"):
             raise ValueError("must not be a list")
+        if any(isinstance(part, str) and part.startswith("-") for part in value):
+            raise ValueError("a part must not begin with '-'")
         return [option, *(str(part) for part in value)]
     if action.nargs in ("+", "*"):
         raise ValueError(f"must be a list, not {json.dumps(value)}")

@@ -155,13 +155,17 @@ class _RaisingParser(FlexibleArgumentParser):
         # "argument --max-num-seqs: invalid int value: 'x'"
         raise WrongArgument(message.partition(": ")[2] if message.startswith("argument ") else message)
 
+    def exit(self, status: int = 0, message: str | None = None) -> NoReturn:
+        # Where it would end the process, which is a worker's.
+        raise WrongArgument(message or "must not be an option")
+
 
 def engine_argument_parser() -> FlexibleArgumentParser:
     """Return vLLM's parser of its engine's arguments; what is wrong raises ``WrongArgument``.
 
     The table of its options (``_actions``) is what knows their names; argparse has no other way to ask.
     """
-    return AsyncEngineArgs.add_cli_args(_RaisingParser())
+    return AsyncEngineArgs.add_cli_args(_RaisingParser(add_help=False))
 
 
 def known_parsers() -> dict[str, list[str]]:

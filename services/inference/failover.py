@@ -9,7 +9,7 @@ an older one in the token log, so a worker wrongly taken for dead costs work, ne
 import logging
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 
@@ -88,7 +88,10 @@ class Failover:
         presence: PresenceReader,
         queue_depth: QueueDepth,
         ttl: int,
+        unloaded: Callable[[str], bool] = lambda model: False,
     ) -> None:
+        """``unloaded`` says whether operators took a model away."""
+        self._unloaded = unloaded
         self._redis = redis_client
         self._requests = requests
         self._ttl = ttl
@@ -163,11 +166,13 @@ class Failover:
         self._scanned = now
         searched = {watched.queue for watched in due if watched.queue} | submit.all_queues(fleet)
         waiting = queues.waiting_ids(self._redis, searched, [watched.record.id for watched in due])
-        served = submit.all_queues(fleet)
         for watched in due:
             if watched.record.id in waiting:
                 watched.missing_since = None
-                if watched.queue and watched.queue not in served:
+                workers = fleet.serving(watched.record.model)
+                # With nobody to serve it, it may wait in a queue that others listen to; with somebody, where that is.
+                served = {queue for worker in workers for queue in worker.queues} or submit.all_queues(fleet)
+                if watched.queue and (watched.queue not in served or (not workers and self._is_gone(watched, fleet))):
                     self._send_next(watched, fleet, worker_crashed=False)
             elif watched.missing_since is None:
                 watched.missing_since = now
@@ -180,12 +185,18 @@ class Failover:
         worker_lost = any(not fleet.is_alive(instance_id) for instance_id in watched.fleet)
         return _MISSING_SECONDS_AFTER_LOSS if worker_lost else _MISSING_SECONDS
 
+    def _is_gone(self, watched: WatchedRequest, fleet: Fleet) -> bool:
+        """Whether operators took the model away, and no worker was lost that might come back with it."""
+        return self._unloaded(watched.record.model) and not fleet.lost and fleet.is_reliable
+
     def _send_next(self, watched: WatchedRequest, fleet: Fleet, worker_crashed: bool) -> None:
         """Send the next attempt, if there is a worker for it and nobody else has sent it."""
         record = watched.record
         queue = submit.queue_for(fleet, record.model, record.worker_hint)
         if queue is None:
-            if watched.released == Reason.NOT_SERVED and not fleet.loading(record.model):
+            if watched.released == Reason.NOT_SERVED or self._is_gone(watched, fleet):
+                if fleet.loading(record.model):
+                    return
                 # Taken away by an operator: nobody will come.
                 token_log.end(self._redis, record.id, self._ttl, outcomes.failed(outcomes.not_served(record.model)))
             return

@@ -1,5 +1,6 @@
 """What becomes of an OpenAI body before it goes to the engine: defaults, priorities, and what its model cannot do."""
 
+import re
 from dataclasses import dataclass
 from typing import Any
 
@@ -7,6 +8,10 @@ from engines.model_spec import ModelSpec
 from services.errors import InvalidRequest
 from services.inference.generation_defaults import complete_openai
 
+#: Keys of parts that are no text.
+_MEDIA = re.compile(r"(_url|^image.*|^audio.*|^video.*|^input_audio|^file)\Z")
+#: Where the endpoints that answer with numbers take texts.
+_TEXT_FIELDS = ("messages", "input", "query", "queries", "documents", "text_1", "text_2", "data_1", "data_2")
 #: Parts of a message that are text; agents send an assistant's refusal and reasoning back.
 _TEXT_PARTS = ("text", "input_text", "output_text", "refusal", "thinking", "reasoning")
 
@@ -28,23 +33,35 @@ def prepare(body: dict[str, Any], spec: ModelSpec) -> PreparedBody:
         # vLLM serves the lowest number first.
         given["priority"] = -priority
     if not spec.generates:
+        for name in _TEXT_FIELDS:
+            _require_text(given.get(name), spec, name)
         return PreparedBody(given, priority)
     if "tools" in given:
         _check_tools(given, spec)
-    _require_text(given.get("messages"), spec)
+    _require_text(given.get("messages"), spec, "messages")
     return PreparedBody(complete_openai(given, spec), priority)
 
 
-def _require_text(messages: Any, spec: ModelSpec) -> None:
-    """Refuse pictures and sounds: no model here is known to see, and their addresses would be fetched."""
-    for number, message in enumerate(messages if isinstance(messages, list) else ()):
-        content = message.get("content") if isinstance(message, dict) else None
-        for index, part in enumerate(content if isinstance(content, list) else ()):
-            kind = part.get("type", "text") if isinstance(part, dict) else "text"
-            if isinstance(kind, str) and kind not in _TEXT_PARTS:
-                field = f"messages[{number}].content[{index}].type"
-                description = f"Model '{spec.id}' reads text alone: a part of a message must be 'text', not '{kind}'"
-                raise InvalidRequest.of("unsupported_content", field, description)
+def _require_text(value: Any, spec: ModelSpec, field: str) -> None:
+    """Refuse pictures and sounds: no model here is known to see, and their addresses would be fetched.
+
+    A part of a message is text by its ``type``; vLLM also goes by the names of its keys where there is none.
+    """
+    if isinstance(value, list):
+        for index, part in enumerate(value):
+            _require_text(part, spec, f"{field}[{index}]")
+        return
+    if not isinstance(value, dict):
+        return
+    if "content" in value:
+        _require_text(value["content"], spec, f"{field}.content")
+        return
+    media = [key for key in value if _MEDIA.search(key)]
+    kind = value.get("type")
+    if media or (kind is not None and kind not in _TEXT_PARTS):
+        shown = media[0] if media else str(kind)[:64]
+        description = f"Model '{spec.id}' reads text alone: a part must be 'text', not '{shown}'"
+        raise InvalidRequest.of("unsupported_content", f"{field}.type", description)
 
 
 def _check_tools(given: dict[str, Any], spec: ModelSpec) -> None:

@@ -16,6 +16,8 @@ ENTRY = "entry"
 OVERRIDE = "override"
 #: The action that lets every process read the model file again.
 RELOAD = "reload"
+#: Number of the lock that writers take in PostgreSQL.
+_WRITERS = 0x63796D6F64656C
 
 
 class ChangedMeanwhileError(StoreError):
@@ -152,6 +154,9 @@ class ModelStore:
         self, model: str, action: str, values: dict[str, Any], by: str, write: Callable[[Session, int], None]
     ) -> int:
         with self._sessions.begin() as session:
+            if session.get_bind().dialect.name == "postgresql":
+                # One writer at a time, as in SQLite: what is numbered first is also seen first.
+                session.execute(select(func.pg_advisory_xact_lock(_WRITERS)))
             change = ModelChange(model=model, action=action, values=values, changed_by=by)
             session.add(change)
             session.flush()

@@ -40,15 +40,17 @@ def listen_to_queue(app: Celery, worker_name: str, queue: str) -> None:
     """Let the running worker take messages of a further queue; also after its connection was lost.
 
     Documented is the remote command; what it makes of a queue that is selected already (it uses it as it is, not to
-    be acknowledged) is not.
+    be acknowledged) is not. Raises ``TimeoutError``, and what the broker raises.
     """
     app.amqp.queues.select_add(queue).no_ack = True
-    app.control.add_consumer(queue, destination=[worker_name], reply=True, timeout=_CONTROL_SECONDS)
+    if not app.control.add_consumer(queue, destination=[worker_name], reply=True, timeout=_CONTROL_SECONDS):
+        raise TimeoutError(f"the worker did not say that it listens to {queue}")
 
 
 def ignore_queue(app: Celery, worker_name: str, queue: str) -> None:
-    """Let the running worker leave a queue."""
-    app.control.cancel_consumer(queue, destination=[worker_name], reply=True, timeout=_CONTROL_SECONDS)
+    """Let the running worker leave a queue. Raises ``TimeoutError``, and what the broker raises."""
+    if not app.control.cancel_consumer(queue, destination=[worker_name], reply=True, timeout=_CONTROL_SECONDS):
+        raise TimeoutError(f"the worker did not say that it has left {queue}")
 
 
 def stop_if_asked() -> None:

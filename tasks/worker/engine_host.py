@@ -39,6 +39,7 @@ class EngineHost:
         self._wanted: Mapping[str, Wanted] = {}
         #: Models that a front door of an older version took away; they come back with the next change of theirs.
         self._dismissed: set[str] = set()
+        self._loaded_first = False
         self._loop = asyncio.new_event_loop()
         self._thread = threading.Thread(target=self._run, name="engine-loop", daemon=True)
         self._publisher: Publisher | None = None
@@ -114,6 +115,7 @@ class EngineHost:
             asyncio.create_task(control.listen(self.settings.redis_url, self._handle_command)),
         ]
         await self.models.load_first(wanted)
+        self._loaded_first = True
 
     def _begin(self, request: Coroutine[Any, Any, None]) -> None:
         task = self._loop.create_task(request)
@@ -128,7 +130,8 @@ class EngineHost:
         """Carry out a command that was sent to all workers."""
         command, target_id = message["command"], message["id"]
         if command == Command.STOP_MODEL:
-            self.active_requests.stop_all(StopReason.UNLOADED, target_id)
+            if message.get("worker", "") in ("", self.worker_name):
+                self.models.force(target_id)
         elif command == Command.UNLOAD_MODEL:
             self._dismiss(target_id)
         elif command != Command.LOAD_ADAPTER:
@@ -154,7 +157,8 @@ class EngineHost:
 
     def _dismiss(self, model: str) -> None:
         self._dismissed.add(model)
-        self.models.reconcile(self._without_dismissed(self._wanted))
+        if self._loaded_first:
+            self.models.reconcile(self._without_dismissed(self._wanted))
 
     def _without_dismissed(self, wanted: Mapping[str, Wanted]) -> dict[str, Wanted]:
         return {model: each for model, each in wanted.items() if model not in self._dismissed}

@@ -21,7 +21,7 @@ from engines.model_spec import ModelSpec
 from engines.models.weights import get_weights
 from settings import child_environment
 from store.redis.presence import ModelStatus
-from tasks.worker.inference.active_requests import ActiveRequests
+from tasks.worker.inference.active_requests import ActiveRequests, StopReason
 
 log = logging.getLogger(__name__)
 
@@ -30,6 +30,8 @@ log = logging.getLogger(__name__)
 SETTLE_SECONDS = 2.0
 #: How often a drained model is looked at. Seconds.
 _LOOK_SECONDS = 0.1
+#: Pauses between tries to change what queues are listened to. Seconds; a Redis that is restarted is back by then.
+_SWITCH_PAUSES = (0.5, 1.0, 2.0, 4.0, 8.0, 15.0)
 
 
 class Queues(Protocol):
@@ -59,6 +61,8 @@ class HostedModel:
     engine: Engine | None = None
     #: Whether the engine can be asked.
     loaded: bool = False
+    #: Whether what runs on it is ended while it is drained.
+    forced: bool = False
     #: Bytes of a download: ``have``, ``total``, ``per_second``.
     progress: dict[str, int] | None = None
 
@@ -118,10 +122,18 @@ class HostedModels:
     async def load_first(self, wanted: Mapping[str, Wanted]) -> None:
         """Load what the worker was started for. Raises ``EngineError``, ``ConfigError``: it cannot serve then."""
         self._wanted = wanted
-        for model, each in wanted.items():
-            hosted = self._models[model] = HostedModel(each)
-            await self._start(hosted)
-            hosted.become(ModelStatus.READY)
+        async with self._loading:
+            for model, each in wanted.items():
+                hosted = self._models[model] = HostedModel(each)
+                await self._start(hosted)
+                hosted.become(ModelStatus.READY)
+
+    def force(self, model: str) -> None:
+        """End what runs on a model, and what still comes until it is unloaded."""
+        hosted = self._models.get(model)
+        if hosted is not None:
+            hosted.forced = True
+        self._active_requests.stop_all(StopReason.UNLOADED, model)
 
     def reconcile(self, wanted: Mapping[str, Wanted]) -> None:
         """Serve these models and no others, as soon as may be."""
@@ -144,9 +156,8 @@ class HostedModels:
         for task in list(self._tasks):
             task.cancel()
         await asyncio.gather(*self._tasks, return_exceptions=True)
-        for hosted in self._models.values():
-            if hosted.engine is not None:
-                await hosted.engine.stop()
+        for model, hosted in self._models.items():
+            await self._stop(hosted.engine, model)
 
     async def _start(self, hosted: HostedModel) -> None:
         """Load a model's engine. Raises ``EngineError``, ``ConfigError``."""
@@ -194,9 +205,12 @@ class HostedModels:
                 await self._give_up(hosted, f"{type(error).__name__}; the worker's log has the details")
                 return
             if self.on_ready is not None:
-                await self.on_ready(hosted.wanted.spec)
-            if self.queues is not None:
-                await asyncio.to_thread(self.queues.listen, model)
+                try:
+                    await self.on_ready(hosted.wanted.spec)
+                except Exception:
+                    # Adapters load at their first use as well.
+                    log.exception("The adapters of a model cannot be loaded ahead", extra={"model": model})
+            await self._switch(model, listen=True)
             hosted.become(ModelStatus.READY)
         # It may have been taken away again meanwhile.
         self.reconcile(self._wanted)
@@ -205,8 +219,7 @@ class HostedModels:
         engine, hosted.engine, hosted.loaded = hosted.engine, None, False
         hosted.become(ModelStatus.FAILED, reason)
         self._changed.set()
-        if engine is not None:
-            await engine.stop()
+        await self._stop(engine, hosted.wanted.spec.id)
 
     async def _drain(self, model: str, hosted: HostedModel) -> None:
         """Take nothing new; once nothing runs any more, free the engine. Ends early when the model is wanted again."""
@@ -216,24 +229,48 @@ class HostedModels:
         listens = True
         while time.monotonic() < settled or self._active_requests.of_model(model):
             if model in self._wanted:
-                if not listens and self.queues is not None:
-                    await asyncio.to_thread(self.queues.listen, model)
+                if not listens:
+                    await self._switch(model, listen=True)
+                hosted.forced = False
                 hosted.become(ModelStatus.READY)
                 self._changed.set()
                 return
-            if listens and time.monotonic() >= settled - SETTLE_SECONDS / 2 and self.queues is not None:
+            if hosted.forced:
+                self._active_requests.stop_all(StopReason.UNLOADED, model)
+            if listens and time.monotonic() >= settled - SETTLE_SECONDS / 2:
                 # By now nothing new comes in; what is in the queue of several is for the others.
                 listens = False
-                await asyncio.to_thread(self.queues.ignore, model)
+                await self._switch(model, listen=False)
             await asyncio.sleep(_LOOK_SECONDS)
-        if listens and self.queues is not None:
-            await asyncio.to_thread(self.queues.ignore, model)
         engine, hosted.engine, hosted.loaded = hosted.engine, None, False
-        if engine is not None:
-            await engine.stop()
+        await self._stop(engine, model)
         log.info("Model is unloaded", extra={"model": model})
         self._forget(model, hosted)
         self.reconcile(self._wanted)
+
+    async def _stop(self, engine: Engine | None, model: str) -> None:
+        """Free an engine; one that does not end well must not keep its model from being loaded again."""
+        if engine is None:
+            return
+        try:
+            await engine.stop()
+        except Exception:
+            log.exception("The engine did not end well", extra={"model": model})
+
+    async def _switch(self, model: str, listen: bool) -> None:
+        """Listen to a model's queue, or leave it; Redis may be away for a while."""
+        if self.queues is None:
+            return
+        change = self.queues.listen if listen else self.queues.ignore
+        for pause in _SWITCH_PAUSES:
+            try:
+                await asyncio.to_thread(change, model)
+                return
+            except Exception as error:
+                log.warning("The model's queue cannot be changed now: %r", error, extra={"model": model})
+                await asyncio.sleep(pause)
+        # What comes through a queue that was not left is handed on; one that was not joined is tried at the next load.
+        log.error("The model's queue could not be changed", extra={"model": model, "listen": listen})
 
     def _forget(self, model: str, hosted: HostedModel) -> None:
         if self._models.get(model) is hosted:

@@ -151,6 +151,16 @@ def test_a_pinned_revision_stays(hub: Hub, environment: dict[str, str]) -> None:
     assert any(f"/revision/{SHA}" in path for _, path, _ in hub.asked)
 
 
+def test_a_model_of_sentences_comes_with_its_steps(hub: Hub, environment: dict[str, str]) -> None:
+    repository = hub.repositories[NAME]
+    steps = [{"path": "", "type": "models.Transformer"}, {"path": "1_Pooling", "type": "models.Pooling"}]
+    (repository / "modules.json").write_text(json.dumps(steps))
+    (repository / "1_Pooling").mkdir()
+    (repository / "1_Pooling" / "config.json").write_text('{"pooling_mode_mean_tokens": true}')
+    folder, _ = fetch(environment)
+    assert (folder / "1_Pooling" / "config.json").is_file()
+
+
 def test_too_little_room_is_told_before(hub: Hub, environment: dict[str, str], tmp_path: Path) -> None:
     # The file system's answer is the one thing that is made up.
     script = (

@@ -16,7 +16,7 @@ from settings import ROOT
 from store.redis import keys
 from store.sql import db
 from store.sql.models import ModelStore
-from testing.stack import KEY, Stack, free_port
+from testing.stack import KEY, Stack, free_port, script
 from testing.waiting import until
 from tests.conftest import FAKE_MODELS
 from webapp.rpc import ai_service_pb2 as pb
@@ -143,6 +143,57 @@ def test_force_ends_what_runs_and_says_so(stack: Stack, http: httpx.Client) -> N
     assert stream.error is not None and stream.error["code"] == "MODEL_NOT_READY"
     assert "by force" in stream.error["message"]
     becomes(http, "slow", "unavailable")
+
+
+def test_force_holds_for_what_comes_after_it_and_for_one_worker_alone(stack: Stack, http: httpx.Client) -> None:
+    stack.start_worker("w2", ["--models", "slow"])
+    mine = stack.presence.fleet(fresh=True)
+    assert len(mine.serving("slow")) == 2
+    streams = [Stream(stack, "slow", 60) for _ in range(6)]
+    until(lambda: _running(stack, "slow") == 6, 5, "all are counted")
+    told = http.post("/models/slow/unload", json={"worker": "w1@test", "force": True}).json()
+    assert told["workers"] == ["w1@test"]
+    for stream in streams:
+        stream.finish()
+    ended = [stream for stream in streams if stream.error is not None]
+    # The other worker's answers are whole.
+    assert len(ended) == told["streams"] and all(stream.chunks >= 60 for stream in streams if stream not in ended)
+    until(lambda: "slow" not in stack.find("w1").model_states, 10, "w1 has let it go")
+    assert ask(http, "slow").status_code == 200
+
+
+def test_what_waits_for_an_unloaded_model_does_not_hang(tmp_path: Path) -> None:
+    stack = Stack(tmp_path / "stack", FAKE_MODELS)
+    try:
+        worker = [script("celery"), "-A", "tasks", "worker", "-Q", "gpu-infer", "-P", "threads", "-c", "2"]
+        stack.run("w1", [*worker, "-n", "w1@test", "--without-gossip", "--without-mingle", "--models", "slow,fake"])
+        stack.start_web()
+        until(lambda: stack.find("w1"), 30, "the worker is ready")
+        with stack.http() as http:
+            running = [Stream(stack, "slow", 300) for _ in range(2)]
+            answers: list[httpx.Response] = []
+            waiting = [threading.Thread(target=lambda: answers.append(_ask_alone(stack, "slow"))) for _ in range(3)]
+            for thread in waiting:
+                thread.start()
+            until(lambda: sum(map(stack.client.llen, stack.client.keys("gpu-infer.slow*"))) >= 3, 10, "they wait")
+            http.post("/models/slow/unload")
+            for thread in waiting:
+                thread.join(30)
+            assert [answer.status_code for answer in answers] == [503] * 3, [answer.text for answer in answers]
+            for stream in running:
+                stream.finish()
+                assert stream.error is None
+    finally:
+        stack.close()
+
+
+def _running(stack: Stack, model: str) -> int:
+    return sum(worker.models.get(model, {}).get("running", 0) for worker in stack.fleet().living)
+
+
+def _ask_alone(stack: Stack, model: str) -> httpx.Response:
+    with stack.http() as http:
+        return ask(http, model)
 
 
 def test_a_drained_model_that_is_wanted_again_stays(stack: Stack, http: httpx.Client) -> None:
@@ -290,6 +341,35 @@ def test_two_operators_at_once(stack: Stack, http: httpx.Client) -> None:
     assert sorted(results) == [201, *[409] * 5]
 
 
+def test_two_changes_at_once_both_count(stack: Stack, http: httpx.Client) -> None:
+    def change(key: str) -> None:
+        with stack.http() as mine:
+            assert mine.patch("/models/fake", json={key: 7}).status_code in (200, 409)
+
+    threads = [
+        threading.Thread(target=change, args=(key,)) for key in ("maxPending", "defaultMaxTokens", "chunkMergeMs")
+    ]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    written = {row.id: row.entry for row in ModelStore(db.sessions(db.connect(stack.database_url))).state().entries}
+    assert http.get("/models/fake").json()["overrides"] == written["fake"]
+    assert written["fake"] == {"max_pending": 7, "default_max_tokens": 7, "chunk_merge_ms": 7}
+
+
+def test_what_a_fake_was_given_is_no_way_around_the_folders(http: httpx.Client) -> None:
+    assert http.post("/models", json={**FAKE, "id": "x", "modelPath": "/etc"}).status_code == 400
+    assert http.patch("/models/fake", json={"modelPath": "/etc"}).status_code == 400
+    body = {"id": "x", **FAKE, "foo": None}
+    assert http.post("/models", json=body).status_code == 201
+    assert http.patch("/models/x", json={"chatTemplate": "/etc/passwd"}).status_code == 400
+    assert http.delete("/models/x").status_code == 202
+    # Loaded at once, but nowhere: nothing is written.
+    refused = http.post("/models", json={"id": "y", **FAKE, "load": True, "worker": "w9@test"})
+    assert refused.status_code == 400 and http.get("/models/y").status_code == 404
+
+
 def test_the_model_file_wins_a_clash_of_names(stack: Stack, http: httpx.Client) -> None:
     stack.start_grpc()
     http.post("/models", json={"id": "extra", **FAKE})
@@ -321,7 +401,7 @@ def test_the_same_by_grpc_and_on_the_command_line(stack: Stack, http: httpx.Clie
     client("add_model", model="extra", entry=json.dumps(FAKE))
     assert client("load_model", model="extra")["workers"] == "w1@test"
     until(lambda: client("model_status", model="extra")["status"] == "ready", 10, "it is loaded")
-    assert client("model_status", model="extra")["w1@test"] == "ready"
+    assert client("model_status", model="extra")["worker:w1@test"] == "ready"
     client("change_model", model="extra", entry='{"maxPending": 7}')
     assert client("unload_model", model="extra")["streams"] == "0"
     becomes(http, "extra", "unavailable")

@@ -74,6 +74,7 @@ def test_the_environment_is_read_in_one_place() -> None:
     makers = {
         "cli/fetch.py",
         "engines/models/convert.py",
+        "engines/models/hub.py",
         "engines/vllm/cpu.py",
         "engines/vllm/engine.py",
         "engines/training/datasets/check.py",

@@ -75,8 +75,11 @@ class InferenceServicer:
 
     def _model_status(self, payload: Any) -> dict[str, str]:
         """One model: its status, and worker -> how far it is with it."""
-        view = self._services.models.show(current_call().principal, payload["model"])
-        workers = {name: told["state"] for name, told in view.workers.items()}
+        caller = current_call().principal
+        view = self._services.models.show(caller, payload["model"])
+        workers = {}
+        if self._services.access.has_scope(caller, Scope.ADMIN):
+            workers = {f"worker:{name}": told["state"] for name, told in view.workers.items()}
         return {"model": view.spec.id, "status": view.status, "origin": view.origin, **workers}
 
     def _add_model(self, payload: Any) -> dict[str, str]:
@@ -91,7 +94,7 @@ class InferenceServicer:
 
     def _reset_model(self, payload: Any) -> dict[str, str]:
         """Drop what lies over a model of the model file."""
-        return {"model": self._changes.reset(current_call().principal, payload["model"]).id}
+        return {"model": self._changes.reset(current_call().principal, payload["model"])}
 
     def _remove_model(self, payload: Any) -> dict[str, str]:
         """Take away a model that was added."""

@@ -68,6 +68,9 @@ def add() -> tuple[Response, int]:
     given = load(AddSchema, json_object(body.read()))
     model, worker = given.pop("id"), given.pop("worker")
     load_now = given.pop("load_now", False)
+    if load_now:
+        # Before anything is written.
+        services().model_changes.require_worker(worker)
     services().model_changes.add(principal(), model, given)
     if load_now:
         services().model_changes.load(principal(), model, worker)
@@ -84,8 +87,11 @@ def change(model_id: str) -> Response:
 @admin_bp.post("/<model_id>/reset")
 def reset(model_id: str) -> Response:
     """Drop what lies over the model file's entry."""
-    spec = services().model_changes.reset(principal(), model_id)
-    return jsonify(_detailed(services().models.show(principal(), spec.id)))
+    model = services().model_changes.reset(principal(), model_id)
+    if model not in services().models.registry.models:
+        # The file does not have it any more: nothing is left of it.
+        return jsonify({"id": model, "status": "unavailable"})
+    return jsonify(_detailed(services().models.show(principal(), model)))
 
 
 @admin_bp.delete("/<model_id>")

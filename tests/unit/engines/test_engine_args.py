@@ -29,12 +29,30 @@ from tests.conftest import require
         ("hf_token", "HF_TOKEN"),
         ("allowed_local_media_path", "files"),
         ("scheduling_policy", "priority"),
+        ("kv_transfer_config", "code"),
+        ("spec_model", "speculative_config"),
+        ("tokenizer", "model_path"),
     ],
 )
 def test_what_is_ours_is_refused_with_a_reason(name: str, reason: str) -> None:
     with pytest.raises(ConfigError, match=reason) as caught:
         checked_engine_args("m", {name: 1})
     assert "'m'" in str(caught.value) and repr(name) in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    "given",
+    [
+        {"structured_outputs_config": {"reasoning_parser_plugin": "/x.py"}},
+        {"compilation_config": {"debug_dump_path": "/x"}},
+        {"compilationConfig": {"backend": "os.system"}},
+        {"hf_overrides": {"a": [{"auto_map_path": "x"}]}},
+    ],
+)
+def test_code_and_files_are_refused_inside_as_well(given: dict) -> None:
+    with pytest.raises(ConfigError, match=r"may not be given|must be one of"):
+        checked_engine_args("m", given)
+    assert checked_engine_args("m", {"compilation_config": {"backend": "eager", "cudagraph_mode": "NONE"}})
 
 
 def test_names_may_be_written_in_each_style() -> None:
@@ -56,6 +74,7 @@ def test_names_may_be_written_in_each_style() -> None:
         ({"generation_defaults": "mine"}, "document, model"),
         ({"aliases": ["b", "no/pe"]}, "'aliases'"),
         ({"aliases": ["other"]}, "another model"),
+        ({"speculative_config": {"method": "custom_class", "model": "a.B"}}, "names code"),
     ],
 )
 def test_a_key_that_cannot_be_is_named(entry: dict, named: str) -> None:
@@ -72,6 +91,7 @@ def test_config_check_judges_by_vllm_s_own_parser(tmp_path: Path) -> None:
         "flag": {"engine_args": {"enable_chunked_prefill": "yes"}},
         "nested": {"engine_args": {"compilation_config": {"levle": 1}}},
         "listed": {"engine_args": {"cudagraph_capture_sizes": 4}},
+        "option": {"engine_args": {"ignore_patterns": ["a", "--help"]}},
         "parser": {"tool_call_parser": "hermess"},
         "thinks": {"reasoning_parser": "qwen"},
         "template": {"chat_template": "{% if %}"},

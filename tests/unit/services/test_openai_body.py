@@ -1,0 +1,22 @@
+@pytest.mark.parametrize(
+    "part",
+    [
+        {"type": "image_url", "image_url": {"url": "http://10.0.0.1/"}},
+        {"image_url": {"url": "http://10.0.0.1/"}},
+        {"type": None, "image_url": "http://10.0.0.1/"},
+        {"type": "text", "text": "x", "video_url": {"url": "http://10.0.0.1/"}},
+        {"type": "input_audio", "input_audio": {}},
+        {"audio_url": {}},
+        {"type": 7},
+    ],
+)
+def test_what_is_no_text_is_refused_whatever_its_type_says(part: dict) -> None:
+    for task, body in (
+        ("generate", {"messages": [{"role": "user", "content": [{"type": "text", "text": "x"}, part]}]}),
+        ("embed", {"messages": [{"role": "user", "content": [part]}]}),
+        ("score", {"query": "x", "documents": {"content": [part]}}),
+    ):
+        with pytest.raises(InvalidRequest) as caught:
+            prepare(body, ModelSpec(id="m", model_path="m", task=task))
+        [detail] = caught.value.failure.details
+        assert detail.type == "unsupported_content" and "content[" in detail.field
