@@ -1,3 +1,12 @@
+"""What becomes of an OpenAI body before an engine sees it."""
+
+import pytest
+
+from engines.model_spec import ModelSpec
+from services.errors import InvalidRequest
+from services.inference.openai_body import prepare
+
+
 @pytest.mark.parametrize(
     "part",
     [
@@ -20,3 +29,12 @@ def test_what_is_no_text_is_refused_whatever_its_type_says(part: dict) -> None:
             prepare(body, ModelSpec(id="m", model_path="m", task=task))
         [detail] = caught.value.failure.details
         assert detail.type == "unsupported_content" and "content[" in detail.field
+
+
+def test_texts_pass_in_every_shape() -> None:
+    spec = ModelSpec(id="m", model_path="m")
+    parts = [{"type": "text", "text": "x"}, {"text": "y"}, {"type": "refusal", "refusal": "no"}]
+    body = {"messages": [{"role": "user", "content": "x"}, {"role": "assistant", "content": parts}, {"role": "tool"}]}
+    assert prepare(body, spec).body["messages"] == body["messages"]
+    pooled = {"input": ["x", [1, 2]], "documents": [{"content": [{"type": "text", "text": "x"}]}]}
+    assert prepare(pooled, ModelSpec(id="m", model_path="m", task="embed")).body == pooled
