@@ -74,13 +74,15 @@ def is_adapter_folder(path: str) -> bool:
         return False
 
 
+def require_known_engine(spec: ModelSpec) -> None:
+    """Raise ``ConfigError`` for an engine that does not exist."""
+    if spec.engine not in ENGINES:
+        raise ConfigError(f"model {spec.id!r}: unknown engine {spec.engine!r}; known engines: {', '.join(ENGINES)}")
+
+
 def create_engine(spec: ModelSpec) -> Engine:
     """Return the engine that ``spec`` names, not started. Raises ``ConfigError``."""
-    try:
-        module, _, name = ENGINES[spec.engine].partition(":")
-    except KeyError:
-        raise ConfigError(
-            f"model {spec.id!r}: unknown engine {spec.engine!r}; known engines: {', '.join(ENGINES)}"
-        ) from None
+    require_known_engine(spec)
+    module, _, name = ENGINES[spec.engine].partition(":")
     engine: Engine = getattr(importlib.import_module(module), name)(spec)
     return engine

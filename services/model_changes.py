@@ -173,6 +173,9 @@ class ModelChanges:
         placed = {row.worker for row in self._models.state.placements if row.model == spec.id and row.loaded}
         names = sorted({each.name for each in holding} | ({worker} if worker else placed))
         self._models.announce(self._store.place(spec.id, names, False, principal.id))
+        if not worker and any(not each.model_states for each in holding):
+            # A worker of an older version reads no placements.
+            control.send(self._redis, Command.UNLOAD_MODEL, spec.id)
         if force:
             control.send(self._redis, Command.STOP_MODEL, spec.id, worker=worker)
         return Told(spec.id, [each.name for each in holding], streams)

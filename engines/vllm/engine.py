@@ -10,7 +10,6 @@ import multiprocessing
 import os
 from abc import abstractmethod
 from collections.abc import AsyncGenerator
-from concurrent.futures import ThreadPoolExecutor
 from contextlib import aclosing
 from dataclasses import replace
 from typing import Any
@@ -50,15 +49,14 @@ from engines.vllm.logging import EngineLog
 from engines.vllm.openai_answer import OpenAIAnswers, is_error, names_to_replace
 from engines.vllm.openai_app import OpenAIApp
 from engines.vllm.resume import ResumedText
+from engines.vllm.starter import StarterThread
 from engines.vllm.stats import LoadStats
 from engines.vllm.tuning import is_memory_failure, start_with_tuning
 from engines.vllm.warm_up import warm_up
 
 log = logging.getLogger(__name__)
 
-#: Where engines are started, so that the others of this worker go on. One thread, which lives as long as the worker: an
-#: engine core ends with the thread that started it (``engines.vllm.executor``).
-_STARTER = ThreadPoolExecutor(1, thread_name_prefix="engine-start")
+_STARTER = StarterThread()
 #: How long an engine's process may take to end. Seconds.
 _END_SECONDS = 20.0
 
@@ -105,8 +103,7 @@ class VllmEngine(Engine):
         arguments = engine_arguments(spec, str(self._engine_log.config_file))
         try:
             before = set(multiprocessing.active_children())
-            loop = asyncio.get_running_loop()
-            client = await loop.run_in_executor(_STARTER, self._make_client, arguments, self._load, loop)
+            client = await _STARTER.run(self._make_client, arguments, self._load, asyncio.get_running_loop())
             self._processes = [child for child in multiprocessing.active_children() if child not in before]
             return client
         except Exception as error:

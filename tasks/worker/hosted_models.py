@@ -14,7 +14,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Protocol
 
-from engines.base import Engine, create_engine
+from engines.base import Engine, create_engine, require_known_engine
 from engines.catalogue import fingerprint
 from engines.errors import ConfigError, EngineError
 from engines.model_spec import ModelSpec
@@ -164,6 +164,8 @@ class HostedModels:
         spec = hosted.wanted.spec
         hosted.become(ModelStatus.LOADING)
         log.info("Loading model", extra={"model": spec.id, "engine": spec.engine})
+        # Before anything is fetched for it.
+        require_known_engine(spec)
         if spec.engine != "fake":
             spec = await self._get_weights(spec, hosted)
         hosted.engine = create_engine(spec)
@@ -199,7 +201,7 @@ class HostedModels:
                 log.error("The model cannot be loaded: %s", error, extra={"model": model})
                 await self._give_up(hosted, str(error))
                 return
-            except Exception as error:
+            except (Exception, SystemExit) as error:
                 # Whatever an engine may raise: the other models of this worker must go on.
                 log.exception("The model cannot be loaded", extra={"model": model})
                 await self._give_up(hosted, f"{type(error).__name__}; the worker's log has the details")

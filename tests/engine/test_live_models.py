@@ -217,6 +217,13 @@ def test_a_model_of_the_hub_is_fetched_loaded_and_asked(stack: Stack, hub: Hub) 
     assert max(starts) > 0
 
 
+def test_a_worker_that_is_told_to_stop_while_it_loads_does_not_wait_for_that(stack: Stack) -> None:
+    worker = stack.spawn_worker("hasty")
+    until(lambda: any(line.get("message") == "Loading model" for line in worker.lines()), 60, "it loads")
+    stack.stop(worker)
+    assert not any(line.get("message") == "Model is loaded" for line in worker.lines())
+
+
 def test_an_engine_that_does_not_fit_is_told_and_leaves_nothing(stack: Stack) -> None:
     before = _children(stack)
     with stack.http() as http:
