@@ -1,5 +1,6 @@
 """Which queue a request goes to, and how requests and jobs get into their queues."""
 
+import random
 import time
 import uuid
 
@@ -23,16 +24,18 @@ from tasks.broker.names import (
 def queue_for(fleet: Fleet, model: str, hint: str = "") -> str | None:
     """Return the queue that takes a request for ``model``; None when no living worker serves it.
 
-    The queue of the worker called ``hint``, where that one serves the model; else the
-    model's own queue, where a worker listens to it; else the common one.
+    The queue of the worker called ``hint``, where that one serves the model; else the model's own queue or the common
+    one. Where some of its workers listen to the one and some to the other, each queue gets its workers' share: a
+    worker that listens to both would ask Redis for more lists with every message.
     """
     workers = fleet.serving(model)
     if hint and any(worker.name == hint for worker in workers):
         return worker_queue(hint)
-    queues = {queue for worker in workers for queue in worker.queues}
-    if model_queue(model) in queues:
-        return model_queue(model)
-    return QUEUE_INFER if QUEUE_INFER in queues else None
+    own = model_queue(model)
+    # A worker with the model's own queue listens to the common one for another model.
+    queues = [own if own in worker.queues else QUEUE_INFER for worker in workers]
+    queues = [queue for queue, worker in zip(queues, workers, strict=True) if queue in worker.queues]
+    return random.choice(queues) if queues else None
 
 
 def all_queues(fleet: Fleet) -> set[str]:

@@ -75,8 +75,6 @@ class EngineStep(bootsteps.StartStopStep):
         elif not first:
             # Its model was taken away: the common queue is for workers that have theirs.
             names = [name for name in names if name != QUEUE_INFER]
-        else:
-            names += [model_queue(model) for model in first]
         queues.select(names)
         self._queues = ModelQueues(worker.app, worker.hostname, started_for[0] if models is None else None)
         return first

@@ -17,19 +17,15 @@ class ModelQueues:
 
     def listen(self, model: str) -> None:
         """Take the model's requests from now on."""
-        for queue in self._queues_of(model):
-            listen_to_queue(self._app, self._worker_name, queue)
+        listen_to_queue(self._app, self._worker_name, self._queue(model))
 
     def ignore(self, model: str) -> None:
         """Take no more of them; what waits is for other workers."""
-        for queue in self._queues_of(model):
-            ignore_queue(self._app, self._worker_name, queue)
+        ignore_queue(self._app, self._worker_name, self._queue(model))
 
     def names(self) -> list[str]:
         """The queues that are listened to now."""
         return list(self._app.amqp.queues.consume_from)
 
-    def _queues_of(self, model: str) -> list[str]:
-        own = model_queue(model)
-        # At the common queue, too, the model's own is listened to: others may have it under its name alone.
-        return [QUEUE_INFER, own] if model == self._common_model else [own]
+    def _queue(self, model: str) -> str:
+        return QUEUE_INFER if model == self._common_model else model_queue(model)

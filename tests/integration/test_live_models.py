@@ -61,6 +61,18 @@ def ask(http: httpx.Client, model: str, tokens: int = 3) -> httpx.Response:
     return http.post("/inference", json={"modelId": model, "prompt": "x", "generation": {"maxNewTokens": tokens}})
 
 
+def served_by(stack: Stack, request_id: str) -> str:
+    """The worker whose log tells that it served a request; the line may come after the answer."""
+
+    def found() -> str:
+        for process in stack.processes:
+            if any(line.get("message") == "Request done" for line in process.lines_of(request_id)):
+                return process.name
+        return ""
+
+    return until(found, 5, f"a worker tells of {request_id}")
+
+
 class Control:
     """gRPC's ``Control``."""
 
@@ -237,6 +249,14 @@ def test_a_worker_started_by_default_gets_further_models(tmp_path: Path) -> None
             becomes(http, "tiny", "ready")
             # Only one of the two has it: it has a queue of its own.
             assert [ask(http, "tiny").status_code for _ in range(12)] == [200] * 12
+            # A third worker takes its share of the default model, and leaves the others theirs.
+            stack.start_worker("w3", ["--models", "slow"])
+            http.post("/models/fake/load", json={"worker": "w3@test"})
+            until(lambda: "fake" in stack.find("w3").models, 10, "w3 has it too")
+            served = {served_by(stack, ask(http, "fake").json()["id"]) for _ in range(40)}
+            assert {"w1", "w3"} <= served or {"w2", "w3"} <= served
+            http.post("/models/fake/unload", json={"worker": "w3@test"})
+            until(lambda: "fake" not in stack.find("w3").model_states, 10, "w3 has let it go")
             http.post("/models/fake/unload", json={"worker": "w1@test"})
             until(lambda: "fake" not in stack.find("w1").model_states, 10, "w1 has let it go")
             assert [ask(http, "fake").status_code for _ in range(12)] == [200] * 12

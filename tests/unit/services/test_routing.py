@@ -45,10 +45,19 @@ SPEC = ModelSpec("m", "none")
 
 def test_the_common_queue_then_the_models_then_the_hinted_workers() -> None:
     assert router(Presence([worker("a")])).route_request(SPEC).queue == "gpu-infer"
-    both = Presence([worker("a"), worker("b", State.READY, "gpu-infer", "gpu-infer.m")])
+    both = Presence([worker("b", State.READY, "gpu-infer", "gpu-infer.m")])
     assert router(both).route_request(SPEC).queue == "gpu-infer.m"
     assert router(both).route_request(SPEC, "b").queue == "gpu-infer@b"
     assert router(both).route_request(SPEC, "gone").queue == "gpu-infer.m"
+
+
+def test_workers_at_either_queue_get_their_share() -> None:
+    """One more worker must not take everything from those that were there."""
+    mixed = router(Presence([worker("a"), worker("b"), worker("c", State.READY, "gpu-infer", "gpu-infer.m")]))
+    chosen = [mixed.route_request(SPEC).queue for _ in range(3000)]
+    # A third is 1000; six standard deviations are 155.
+    assert chosen.count("gpu-infer.m") == pytest.approx(1000, abs=155)
+    assert set(chosen) == {"gpu-infer", "gpu-infer.m"}
 
 
 def test_a_worker_that_has_just_come_is_found() -> None:
