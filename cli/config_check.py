@@ -33,7 +33,7 @@ def check(file: Path | None) -> None:
         registry = load_registry(path, models_root=settings.models_root)
     except ConfigError as error:
         raise click.ClickException(str(error)) from None
-    faults = [fault for fault in _own_faults(registry) if fault]
+    faults = [fault for fault in _engine_faults(registry) if fault]
     if find_spec("vllm") is None:
         click.echo("vLLM is not installed here: engine_args, parsers and chat templates were not checked", err=True)
     else:
@@ -46,7 +46,7 @@ def check(file: Path | None) -> None:
         click.echo(f"{spec.id}: in order{_hint(spec.location, source_name(spec.model_path))}")
 
 
-def _own_faults(registry: Registry) -> list[str]:
+def _engine_faults(registry: Registry) -> list[str]:
     known = ", ".join(ENGINES)
     return [
         f"model {spec.id!r}: unknown engine {spec.engine!r}; known engines: {known}"

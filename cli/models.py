@@ -77,8 +77,8 @@ def reset(model: str) -> None:
 @_WORKER
 def load(model: str, worker: str) -> None:
     """Let a worker serve MODEL."""
-    told = ServerClient.from_settings().call("POST", f"/models/{model}/load", json={"worker": worker})
-    click.echo(f"{told['id']}: {told['status']} on {', '.join(told['workers'])}")
+    answer = ServerClient.from_settings().call("POST", f"/models/{model}/load", json={"worker": worker})
+    click.echo(f"{answer['id']}: {answer['status']} on {', '.join(answer['workers'])}")
 
 
 @models.command()
@@ -88,7 +88,7 @@ def load(model: str, worker: str) -> None:
 def unload(model: str, force: bool, worker: str) -> None:
     """Let workers take MODEL away once its running answers have ended."""
     body = {"worker": worker, "force": force}
-    _say(ServerClient.from_settings().call("POST", f"/models/{model}/unload", json=body))
+    _echo_accepted(ServerClient.from_settings().call("POST", f"/models/{model}/unload", json=body))
 
 
 @models.command()
@@ -97,13 +97,15 @@ def unload(model: str, force: bool, worker: str) -> None:
 def remove(model: str, force: bool) -> None:
     """Remove MODEL, which was added here."""
     params = {"force": "true"} if force else {}
-    _say(ServerClient.from_settings().call("DELETE", f"/models/{model}", params=params))
+    _echo_accepted(ServerClient.from_settings().call("DELETE", f"/models/{model}", params=params))
 
 
-def _say(told: dict[str, Any]) -> None:
-    streams = f", {told['streams']} answers {'ended' if told['forced'] else 'finish first'}" if told["streams"] else ""
-    workers = f" on {', '.join(told['workers'])}" if told["workers"] else ""
-    click.echo(f"{told['id']}: {told['status']}{workers}{streams}")
+def _echo_accepted(answer: dict[str, Any]) -> None:
+    streams = (
+        f", {answer['streams']} answers {'ended' if answer['forced'] else 'finish first'}" if answer["streams"] else ""
+    )
+    workers = f" on {', '.join(answer['workers'])}" if answer["workers"] else ""
+    click.echo(f"{answer['id']}: {answer['status']}{workers}{streams}")
 
 
 def _values(pairs: tuple[str, ...]) -> dict[str, Any]:

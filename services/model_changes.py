@@ -31,8 +31,8 @@ _TRIES = 4
 
 
 @dataclass(frozen=True)
-class Told:
-    """What workers were told of a model."""
+class ModelAction:
+    """What was asked of workers for one model."""
 
     model: str
     workers: list[str]
@@ -123,7 +123,7 @@ class ModelChanges:
         self._models.announce(self._store.remove(model, "reset", principal.id))
         return model
 
-    def remove(self, principal: Principal, name: str, force: bool = False) -> Told:
+    def remove(self, principal: Principal, name: str, force: bool = False) -> ModelAction:
         """Take a model away that was added here; what runs on it ends first, unless ``force`` ends it."""
         self._models.refresh()
         model = name if name in self._models.state.added else self._existing(name).id
@@ -136,19 +136,19 @@ class ModelChanges:
         self._models.announce(self._store.remove(model, "remove", principal.id))
         if force:
             control.send(self._redis, Command.STOP_MODEL, model)
-        return Told(model, [worker.name for worker in workers], streams)
+        return ModelAction(model, [worker.name for worker in workers], streams)
 
     def require_worker(self, worker: str) -> None:
         """Raise where :meth:`load` could not tell any worker."""
         self._choose("", worker)
 
-    def load(self, principal: Principal, name: str, worker: str = "") -> Told:
+    def load(self, principal: Principal, name: str, worker: str = "") -> ModelAction:
         """Let a worker serve a model: the one that is named, else one that does already, else the least busy one."""
         self._models.refresh()
         spec = self._existing(name)
         names = [each.name for each in self._choose(spec.id, worker)]
         self._models.announce(self._store.place(spec.id, names, True, principal.id))
-        return Told(spec.id, names)
+        return ModelAction(spec.id, names)
 
     def _choose(self, model: str, worker: str) -> list[WorkerInfo]:
         """Return the workers that shall load a model. Raises ``InvalidRequest``, ``Unavailable``."""
@@ -163,7 +163,7 @@ class ModelChanges:
             raise Unavailable("No worker is running", [Detail("no_worker", "worker", description)], 5)
         return chosen
 
-    def unload(self, principal: Principal, name: str, worker: str = "", force: bool = False) -> Told:
+    def unload(self, principal: Principal, name: str, worker: str = "", force: bool = False) -> ModelAction:
         """Let workers take a model away once what runs on it has ended; ``force`` ends it at once."""
         self._models.refresh()
         spec = self._existing(name)
@@ -178,7 +178,7 @@ class ModelChanges:
             control.send(self._redis, Command.UNLOAD_MODEL, spec.id)
         if force:
             control.send(self._redis, Command.STOP_MODEL, spec.id, worker=worker)
-        return Told(spec.id, [each.name for each in holding], streams)
+        return ModelAction(spec.id, [each.name for each in holding], streams)
 
     def history(self, name: str) -> list[ModelChange]:
         """Return what was changed of a model, newest first; also of one that is gone."""

@@ -228,14 +228,14 @@ class ModelCatalog:
             overrides=self._catalogue.overrides.get(spec.id, {}),
             fault=self._catalogue.faults.get(spec.id, ""),
             revision=self._state.revision_of(spec.id),
-            workers={worker.name: _told(told, spec) for worker, told in fleet.states(spec.id)},
+            workers={worker.name: _worker_state(state, spec) for worker, state in fleet.states(spec.id)},
         )
 
 
-def _told(told: dict[str, Any], spec: ModelSpec) -> dict[str, Any]:
+def _worker_state(state: dict[str, Any], spec: ModelSpec) -> dict[str, Any]:
     """What a worker says of a model, with whether it runs with the entry as it is now."""
-    outdated = told.get("fingerprint", "") != fingerprint(spec)
-    shown = {name: value for name, value in told.items() if name != "fingerprint"}
+    outdated = state.get("fingerprint", "") != fingerprint(spec)
+    shown = {name: value for name, value in state.items() if name != "fingerprint"}
     return {**shown, "outdated": True} if outdated else shown
 
 
@@ -249,7 +249,7 @@ def _status(spec: ModelSpec, fleet: Fleet) -> str:
     """The best of what the workers say: whether the model can be asked, or will be soon."""
     if fleet.serving(spec.id):
         return ModelStatus.READY
-    states = {told["state"] for _, told in fleet.states(spec.id)}
+    states = {state["state"] for _, state in fleet.states(spec.id)}
     for state in (*reversed(ModelStatus.COMING), ModelStatus.DRAINING, ModelStatus.FAILED):
         if state in states:
             return state

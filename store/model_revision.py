@@ -66,12 +66,12 @@ class RevisionWatcher:
                 log.exception("A change of the models could not be taken in")
 
     def _look(self) -> None:
-        told = self._client.get(redis_keys.models_revision())
+        published = self._client.get(redis_keys.models_revision())
         now = time.monotonic()
-        fresh = told is not None and self._seen is not None and int(told) == self._seen
+        fresh = published is not None and self._seen is not None and int(published) == self._seen
         if fresh and now - self._asked < _ASK_SECONDS:
             return
         self._seen = self._refresh()
         self._asked = now
-        if told is None or int(told) != self._seen:
+        if published is None or int(published) != self._seen:
             publish(self._client, self._seen)

@@ -233,7 +233,7 @@ class _Progress:
 
     def __init__(self, blobs: Path, have: int, total: int) -> None:
         self._blobs, self._have, self._total = blobs, have, total
-        self._told = 0
+        self._reported = 0
         self._done = threading.Event()
         self._thread = threading.Thread(target=self._run, daemon=True)
 
@@ -249,11 +249,11 @@ class _Progress:
         self._thread.join(timeout=2)
 
     def _run(self) -> None:
-        while not self._done.wait(1.0 if self._told else 0.05):
+        while not self._done.wait(1.0 if self._reported else 0.05):
             parts = sum(part.stat().st_size for part in self._blobs.glob(f"*{_PART}") if part.exists())
             # Between a file's last byte and its being counted it must not seem to shrink.
-            self._told = max(self._told, min(self._have + parts, self._total))
-            _tell({"have": self._told, "total": self._total})
+            self._reported = max(self._reported, min(self._have + parts, self._total))
+            _tell({"have": self._reported, "total": self._total})
 
 
 def _user() -> str:

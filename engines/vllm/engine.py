@@ -40,8 +40,8 @@ from engines.vllm.internals import (
     EngineDeadError,
     EngineGenerateError,
     cache_environment,
+    default_sampling_params,
     has_chat_template,
-    own_sampling,
     tokenize_chat,
     tokenize_text,
 )
@@ -72,7 +72,7 @@ class VllmEngine(Engine):
         self._adapters = AdapterTable(spec)
         self._template: str | None = None
         #: The model's own values, for what a request leaves open.
-        self._own_sampling: dict[str, Any] = {}
+        self._default_sampling: dict[str, Any] = {}
         self._load = LoadStats()
         self._engine_log = EngineLog()
         self._processes: list[multiprocessing.process.BaseProcess] = []
@@ -91,7 +91,7 @@ class VllmEngine(Engine):
         require_fetched(self.spec)
         self._template = chat_template_text(self.spec)
         self._client, self.spec = await start_with_tuning(self.spec, self._try)
-        self._own_sampling = own_sampling(self._client)
+        self._default_sampling = default_sampling_params(self._client)
         self._openai_app = await OpenAIApp.create(self._client, self.spec)
         self._answers = OpenAIAnswers(FormCheck(self._require_client().renderer.tokenizer))
         self.warming = True
@@ -236,7 +236,7 @@ class VllmEngine(Engine):
     def _sampling(self, request: GenerateRequest, max_tokens: int) -> SamplingParams:
         sampling = request.sampling
         asked = {name: getattr(sampling, name) for name in ("temperature", "top_p", "repetition_penalty")}
-        values = {**self._own_sampling, **{name: value for name, value in asked.items() if value is not None}}
+        values = {**self._default_sampling, **{name: value for name, value in asked.items() if value is not None}}
         if values.get("temperature") == 0:
             values["top_p"] = 1.0
         return SamplingParams(**values, max_tokens=max_tokens, output_kind=RequestOutputKind.DELTA)

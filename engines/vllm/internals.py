@@ -44,10 +44,10 @@ __all__ = [
     "WrongArgument",
     "build_openai_app",
     "cache_environment",
+    "default_sampling_params",
     "engine_argument_parser",
     "known_parsers",
     "name_adapter",
-    "own_sampling",
     "tokenize_chat",
     "tokenize_text",
 ]
@@ -90,7 +90,7 @@ def has_chat_template(client: EngineClient) -> bool:
     return bool(getattr(client.renderer.tokenizer, "chat_template", None))
 
 
-def own_sampling(client: EngineClient) -> dict[str, Any]:
+def default_sampling_params(client: EngineClient) -> dict[str, Any]:
     """Return what the model's ``generation_config.json`` says of sampling, where the engine was told to heed it."""
     found = client.model_config.get_diff_sampling_param()
     return {name: value for name, value in found.items() if name != "max_tokens"}

@@ -30,7 +30,7 @@ from tasks.worker.caches import prepare_caches
 from tasks.worker.celery_internals import disable_acknowledgement, stop_if_asked
 from tasks.worker.engine_host import EngineHost
 from tasks.worker.heartbeat import Heartbeat
-from tasks.worker.hosted_models import Wanted
+from tasks.worker.hosted_models import DesiredModel
 from tasks.worker.installation import EX_UNAVAILABLE
 from tasks.worker.model_assignment import ModelAssignment
 from tasks.worker.model_queues import ModelQueues
@@ -56,7 +56,7 @@ class EngineStep(bootsteps.StartStopStep):
         prepare_caches(os.environ, self._settings.var)
         self._sessions = db.sessions(db.connect(self._settings.database_url))
         try:
-            self._wanted = self._choose_models(worker, models)
+            self._desired = self._choose_models(worker, models)
         except (ConfigError, UnknownModel) as error:
             raise SystemExit(f"cy-llm: the worker cannot serve: {error}") from None
         disable_acknowledgement(worker.app)
@@ -64,7 +64,7 @@ class EngineStep(bootsteps.StartStopStep):
         self._host: EngineHost | None = None
         self._heartbeat: Heartbeat | None = None
 
-    def _choose_models(self, worker: Any, models: str | None) -> dict[str, Wanted]:
+    def _choose_models(self, worker: Any, models: str | None) -> dict[str, DesiredModel]:
         named = None if models is None else [name.strip() for name in models.split(",") if name.strip()]
         self._assignment = ModelAssignment(self._settings, self._sessions, worker.hostname)
         started_for, first = self._assignment.begin(named)
@@ -81,16 +81,16 @@ class EngineStep(bootsteps.StartStopStep):
 
     def start(self, worker: Any) -> None:
         self._host = EngineHost(self._settings, worker.hostname)
-        self._heartbeat = Heartbeat(self._host, list(self._wanted), self._queues.names, worker.concurrency)
+        self._heartbeat = Heartbeat(self._host, list(self._desired), self._queues.names, worker.concurrency)
         self._heartbeat.start()
-        loading = self._host.start(self._wanted)
+        loading = self._host.start(self._desired)
         try:
             self._wait(loading)
         except (EngineError, ConfigError) as error:
             log.critical("The worker cannot serve: %s", error)
             self.terminate(worker)
             raise WorkerShutdown(EX_UNAVAILABLE) from error
-        for each in self._wanted.values():
+        for each in self._desired.values():
             self._host.run(self._load_adapters(each.spec))
         worker.app.host = self._host
         # What was made while loading stays: the collector need not look through it again and again.
@@ -105,8 +105,8 @@ class EngineStep(bootsteps.StartStopStep):
         host.models.on_ready = self._load_adapters
 
         def refresh() -> int:
-            wanted, revision = self._assignment.now()
-            host.reconcile(wanted)
+            desired, revision = self._assignment.now()
+            host.reconcile(desired)
             return revision
 
         self._watcher = RevisionWatcher(connect(self._settings.redis_url), refresh)

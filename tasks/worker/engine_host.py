@@ -14,7 +14,7 @@ from store.redis import control
 from store.redis.client import connect_async
 from store.redis.control import Command
 from store.token_log.publisher import Publisher
-from tasks.worker.hosted_models import HostedModels, Wanted
+from tasks.worker.hosted_models import DesiredModel, HostedModels
 from tasks.worker.inference.active_requests import ActiveRequests, StopReason
 
 log = logging.getLogger(__name__)
@@ -36,7 +36,7 @@ class EngineHost:
         #: Wakes the heartbeat: a change of state, or a request that met a dead engine.
         self.state_changed = threading.Event()
         self.models = HostedModels(self.active_requests, self.state_changed, settings.models_root)
-        self._wanted: Mapping[str, Wanted] = {}
+        self._desired: Mapping[str, DesiredModel] = {}
         #: Models that a front door of an older version took away; they come back with the next change of theirs.
         self._dismissed: set[str] = set()
         self._loaded_first = False
@@ -59,15 +59,15 @@ class EngineHost:
             raise RuntimeError("the engine host was not started")
         return self._publisher
 
-    def start(self, wanted: Mapping[str, Wanted]) -> concurrent.futures.Future[None]:
+    def start(self, desired: Mapping[str, DesiredModel]) -> concurrent.futures.Future[None]:
         """Begin to load the models; the future fails with what an engine failed with."""
-        self._wanted = wanted
+        self._desired = desired
         self._thread.start()
-        return asyncio.run_coroutine_threadsafe(self._load(wanted), self._loop)
+        return asyncio.run_coroutine_threadsafe(self._load(desired), self._loop)
 
-    def reconcile(self, wanted: Mapping[str, Wanted]) -> None:
+    def reconcile(self, desired: Mapping[str, DesiredModel]) -> None:
         """Serve these models and no others, as soon as may be; from any thread."""
-        self._loop.call_soon_threadsafe(self._reconcile, wanted)
+        self._loop.call_soon_threadsafe(self._reconcile, desired)
 
     def run(self, coroutine: Coroutine[Any, Any, T]) -> T:
         """Run something on the loop and wait for it."""
@@ -107,14 +107,14 @@ class EngineHost:
         asyncio.set_event_loop(self._loop)
         self._loop.run_forever()
 
-    async def _load(self, wanted: Mapping[str, Wanted]) -> None:
+    async def _load(self, desired: Mapping[str, DesiredModel]) -> None:
         self._publisher = Publisher(connect_async(self.settings.redis_url), self.settings.stream_ttl)
         self._background = [
             asyncio.create_task(self._publisher.run()),
             asyncio.create_task(self.active_requests.watch(self._publisher.count_followers)),
             asyncio.create_task(control.listen(self.settings.redis_url, self._handle_command)),
         ]
-        await self.models.load_first(wanted)
+        await self.models.load_first(desired)
         self._loaded_first = True
 
     def _begin(self, request: Coroutine[Any, Any, None]) -> None:
@@ -158,15 +158,15 @@ class EngineHost:
     def _dismiss(self, model: str) -> None:
         self._dismissed.add(model)
         if self._loaded_first:
-            self.models.reconcile(self._without_dismissed(self._wanted))
+            self.models.reconcile(self._without_dismissed(self._desired))
 
-    def _without_dismissed(self, wanted: Mapping[str, Wanted]) -> dict[str, Wanted]:
-        return {model: each for model, each in wanted.items() if model not in self._dismissed}
+    def _without_dismissed(self, desired: Mapping[str, DesiredModel]) -> dict[str, DesiredModel]:
+        return {model: each for model, each in desired.items() if model not in self._dismissed}
 
-    def _reconcile(self, wanted: Mapping[str, Wanted]) -> None:
-        self._dismissed -= {model for model, each in wanted.items() if each != self._wanted.get(model)}
-        self._wanted = wanted
-        self.models.reconcile(self._without_dismissed(wanted))
+    def _reconcile(self, desired: Mapping[str, DesiredModel]) -> None:
+        self._dismissed -= {model for model, each in desired.items() if each != self._desired.get(model)}
+        self._desired = desired
+        self.models.reconcile(self._without_dismissed(desired))
 
     async def _unload(self) -> None:
         await self.models.stop_all()

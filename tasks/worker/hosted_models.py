@@ -42,7 +42,7 @@ class Queues(Protocol):
 
 
 @dataclass(frozen=True)
-class Wanted:
+class DesiredModel:
     """A model that the worker shall serve. A failed one is tried again when ``key`` is another than before."""
 
     spec: ModelSpec
@@ -53,7 +53,7 @@ class Wanted:
 class HostedModel:
     """One model and how far the worker is with it."""
 
-    wanted: Wanted
+    desired: DesiredModel
     state: str = ModelStatus.LOADING
     since: float = field(default_factory=time.time)
     #: Why it failed.
@@ -74,12 +74,12 @@ class HostedModel:
         state = self.state
         if state == ModelStatus.LOADING and self.engine is not None and self.engine.warming:
             state = ModelStatus.WARMING
-        told: dict[str, Any] = {"state": state, "since": self.since, "fingerprint": fingerprint(self.wanted.spec)}
+        described: dict[str, Any] = {"state": state, "since": self.since, "fingerprint": fingerprint(self.desired.spec)}
         if self.reason:
-            told["reason"] = self.reason
+            described["reason"] = self.reason
         if self.progress:
-            told["progress"] = self.progress
-        return told
+            described["progress"] = self.progress
+        return described
 
 
 class HostedModels:
@@ -94,7 +94,7 @@ class HostedModels:
         self._models: dict[str, HostedModel] = {}
         self._tasks: set[asyncio.Task[None]] = set()
         self._loading = asyncio.Lock()
-        self._wanted: Mapping[str, Wanted] = {}
+        self._desired: Mapping[str, DesiredModel] = {}
         #: Set once the worker takes messages.
         self.queues: Queues | None = None
         #: Called with a model whose engine is ready.
@@ -119,11 +119,11 @@ class HostedModels:
         """What the worker's presence says of each model."""
         return {model: hosted.describe() for model, hosted in list(self._models.items())}
 
-    async def load_first(self, wanted: Mapping[str, Wanted]) -> None:
+    async def load_first(self, desired: Mapping[str, DesiredModel]) -> None:
         """Load what the worker was started for. Raises ``EngineError``, ``ConfigError``: it cannot serve then."""
-        self._wanted = wanted
+        self._desired = desired
         async with self._loading:
-            for model, each in wanted.items():
+            for model, each in desired.items():
                 hosted = self._models[model] = HostedModel(each)
                 await self._start(hosted)
                 hosted.become(ModelStatus.READY)
@@ -135,19 +135,19 @@ class HostedModels:
             hosted.forced = True
         self._active_requests.stop_all(StopReason.UNLOADED, model)
 
-    def reconcile(self, wanted: Mapping[str, Wanted]) -> None:
+    def reconcile(self, desired: Mapping[str, DesiredModel]) -> None:
         """Serve these models and no others, as soon as may be."""
-        self._wanted = wanted
-        for model, each in wanted.items():
+        self._desired = desired
+        for model, each in desired.items():
             hosted = self._models.get(model)
-            if hosted is None or (hosted.state == ModelStatus.FAILED and hosted.wanted.key != each.key):
+            if hosted is None or (hosted.state == ModelStatus.FAILED and hosted.desired.key != each.key):
                 self._models[model] = HostedModel(each)
                 self._spawn(self._load(self._models[model]))
         for model, hosted in list(self._models.items()):
-            if model not in wanted and hosted.state == ModelStatus.READY:
+            if model not in desired and hosted.state == ModelStatus.READY:
                 hosted.become(ModelStatus.DRAINING)
                 self._spawn(self._drain(model, hosted))
-            elif model not in wanted and hosted.state == ModelStatus.FAILED:
+            elif model not in desired and hosted.state == ModelStatus.FAILED:
                 del self._models[model]
         self._changed.set()
 
@@ -161,7 +161,7 @@ class HostedModels:
 
     async def _start(self, hosted: HostedModel) -> None:
         """Load a model's engine. Raises ``EngineError``, ``ConfigError``."""
-        spec = hosted.wanted.spec
+        spec = hosted.desired.spec
         hosted.become(ModelStatus.LOADING)
         log.info("Loading model", extra={"model": spec.id, "engine": spec.engine})
         # Before anything is fetched for it.
@@ -190,9 +190,9 @@ class HostedModels:
 
     async def _load(self, hosted: HostedModel) -> None:
         """Load a model beside those that are served; what goes wrong is told, and the others go on."""
-        model = hosted.wanted.spec.id
+        model = hosted.desired.spec.id
         async with self._loading:
-            if model not in self._wanted:
+            if model not in self._desired:
                 self._forget(model, hosted)
                 return
             try:
@@ -208,29 +208,29 @@ class HostedModels:
                 return
             if self.on_ready is not None:
                 try:
-                    await self.on_ready(hosted.wanted.spec)
+                    await self.on_ready(hosted.desired.spec)
                 except Exception:
                     # Adapters load at their first use as well.
                     log.exception("The adapters of a model cannot be loaded ahead", extra={"model": model})
             await self._switch(model, listen=True)
             hosted.become(ModelStatus.READY)
         # It may have been taken away again meanwhile.
-        self.reconcile(self._wanted)
+        self.reconcile(self._desired)
 
     async def _give_up(self, hosted: HostedModel, reason: str) -> None:
         engine, hosted.engine, hosted.loaded = hosted.engine, None, False
         hosted.become(ModelStatus.FAILED, reason)
         self._changed.set()
-        await self._stop(engine, hosted.wanted.spec.id)
+        await self._stop(engine, hosted.desired.spec.id)
 
     async def _drain(self, model: str, hosted: HostedModel) -> None:
-        """Take nothing new; once nothing runs any more, free the engine. Ends early when the model is wanted again."""
+        """Take nothing new; once nothing runs any more, free the engine. Ends early when the model is desired again."""
         log.info("Model is drained, as an operator asked", extra={"model": model})
         self._changed.set()
         settled = time.monotonic() + SETTLE_SECONDS
         listens = True
         while time.monotonic() < settled or self._active_requests.of_model(model):
-            if model in self._wanted:
+            if model in self._desired:
                 if not listens:
                     await self._switch(model, listen=True)
                 hosted.forced = False
@@ -248,7 +248,7 @@ class HostedModels:
         await self._stop(engine, model)
         log.info("Model is unloaded", extra={"model": model})
         self._forget(model, hosted)
-        self.reconcile(self._wanted)
+        self.reconcile(self._desired)
 
     async def _stop(self, engine: Engine | None, model: str) -> None:
         """Free an engine; one that does not end well must not keep its model from being loaded again."""

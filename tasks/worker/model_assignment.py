@@ -12,7 +12,7 @@ from engines.errors import ConfigError
 from engines.registry import Registry, load_registry
 from settings import Settings
 from store.sql.models import ModelState, ModelStore
-from tasks.worker.hosted_models import Wanted
+from tasks.worker.hosted_models import DesiredModel
 
 log = logging.getLogger(__name__)
 
@@ -28,7 +28,7 @@ class ModelAssignment:
         self._reloaded = 0
         self._file = self._read_file()
 
-    def begin(self, names: Sequence[str] | None) -> tuple[list[str], dict[str, Wanted]]:
+    def begin(self, names: Sequence[str] | None) -> tuple[list[str], dict[str, DesiredModel]]:
         """Return the models that the worker is started for (None: the default), and those of them that it shall load
         now. Raises ``ConfigError``, ``UnknownModel``; with the database away, the model file alone counts."""
         try:
@@ -41,10 +41,10 @@ class ModelAssignment:
         registry = catalogue.registry
         specs = [registry.default] if names is None else [registry.resolve(name) for name in names]
         self._started_for = [spec.id for spec in specs]
-        wanted = self._wanted(catalogue, state)
-        return self._started_for, {model: wanted[model] for model in self._started_for if model in wanted}
+        desired = self._desired(catalogue, state)
+        return self._started_for, {model: desired[model] for model in self._started_for if model in desired}
 
-    def now(self) -> tuple[dict[str, Wanted], int]:
+    def now(self) -> tuple[dict[str, DesiredModel], int]:
         """Return what the worker shall serve now, and the revision. Raises ``SQLAlchemyError``."""
         state = self._store.state()
         if state.reloaded != self._reloaded:
@@ -53,7 +53,7 @@ class ModelAssignment:
             except ConfigError as error:
                 log.error("The model file cannot be used, it stays as it was: %s", error)
             self._reloaded = state.reloaded
-        return self._wanted(self._catalogue(state), state), state.revision
+        return self._desired(self._catalogue(state), state), state.revision
 
     def _read_file(self) -> Registry:
         return load_registry(self._settings.config_path, **self._settings.registry_options)
@@ -63,12 +63,12 @@ class ModelAssignment:
         base = Path(settings.config_path).parent
         return merge(self._file, state.added, state.overrides, base, settings.models_root, settings.engine)
 
-    def _wanted(self, catalogue: Catalogue, state: ModelState) -> dict[str, Wanted]:
+    def _desired(self, catalogue: Catalogue, state: ModelState) -> dict[str, DesiredModel]:
         placed = {row.model: row for row in state.placements if row.worker == self._worker_name}
         found = {}
         for model in dict.fromkeys([*self._started_for, *placed]):
             row = placed.get(model)
             if model not in catalogue.registry.models or (row is not None and not row.loaded):
                 continue
-            found[model] = Wanted(catalogue.registry.models[model], row.revision if row is not None else 0)
+            found[model] = DesiredModel(catalogue.registry.models[model], row.revision if row is not None else 0)
         return found

@@ -8,7 +8,7 @@ import grpc
 from engines.errors import ConfigError
 from services.container import Services
 from services.errors import InvalidRequest
-from services.model_changes import Told
+from services.model_changes import ModelAction
 from store.sql.api_keys import Scope
 from webapp.rpc import ai_service_pb2 as pb
 from webapp.rpc.interceptor import current_call
@@ -79,7 +79,7 @@ class InferenceServicer:
         view = self._services.models.show(caller, payload["model"])
         workers = {}
         if self._services.access.has_scope(caller, Scope.ADMIN):
-            workers = {f"worker:{name}": told["state"] for name, told in view.workers.items()}
+            workers = {f"worker:{name}": state["state"] for name, state in view.workers.items()}
         return {"model": view.spec.id, "status": view.status, "origin": view.origin, **workers}
 
     def _add_model(self, payload: Any) -> dict[str, str]:
@@ -98,16 +98,16 @@ class InferenceServicer:
 
     def _remove_model(self, payload: Any) -> dict[str, str]:
         """Take away a model that was added."""
-        return _told(self._changes.remove(current_call().principal, payload["model"], _flag(payload, "force")))
+        return _accepted(self._changes.remove(current_call().principal, payload["model"], _flag(payload, "force")))
 
     def _load_model(self, payload: Any) -> dict[str, str]:
         """Let a worker serve a model."""
-        return _told(self._changes.load(current_call().principal, payload["model"], payload["worker"]))
+        return _accepted(self._changes.load(current_call().principal, payload["model"], payload["worker"]))
 
     def _unload_model(self, payload: Any) -> dict[str, str]:
         """Let workers take a model away; they finish what they have, unless ``force`` is ``true``."""
         caller = current_call().principal
-        return _told(self._changes.unload(caller, payload["model"], payload["worker"], _flag(payload, "force")))
+        return _accepted(self._changes.unload(caller, payload["model"], payload["worker"], _flag(payload, "force")))
 
     def _reload_registry(self, _: Any) -> dict[str, str]:
         """Let every process read the model file again."""
@@ -118,8 +118,8 @@ class InferenceServicer:
         return {"models": ",".join(registry.models)}
 
 
-def _told(told: Told) -> dict[str, str]:
-    return {"model": told.model, "workers": ",".join(told.workers), "streams": str(told.streams)}
+def _accepted(action: ModelAction) -> dict[str, str]:
+    return {"model": action.model, "workers": ",".join(action.workers), "streams": str(action.streams)}
 
 
 def _flag(payload: Any, name: str) -> bool:

@@ -6,7 +6,7 @@ from flask import Blueprint, Response, jsonify, request
 from marshmallow import INCLUDE, validate
 
 from services.errors import InvalidRequest
-from services.model_changes import Told
+from services.model_changes import ModelAction
 from services.models import ModelView
 from store.sql.api_keys import Scope
 from store.sql.tables import ModelChange
@@ -100,17 +100,17 @@ def remove(model_id: str) -> tuple[Response, int]:
     force = request.args.get("force", "")
     if force not in ("", "true", "false"):
         raise InvalidRequest.of("invalid_value", "force", "Must be true or false")
-    return _told(services().model_changes.remove(principal(), model_id, force == "true"), force == "true")
+    return _accepted(services().model_changes.remove(principal(), model_id, force == "true"), force == "true")
 
 
 @admin_bp.post("/<model_id>/load")
 def load_model(model_id: str) -> tuple[Response, int]:
     """Let a worker serve a model; ``GET`` tells how far it is."""
     worker = _optional_body(LoadSchema)["worker"]
-    told = services().model_changes.load(principal(), model_id, worker)
-    status = services().models.show(principal(), told.model).status
+    action = services().model_changes.load(principal(), model_id, worker)
+    status = services().models.show(principal(), action.model).status
     state = status if status in ("ready", "downloading", "warming") else "loading"
-    return jsonify({"id": told.model, "status": state, "workers": told.workers}), 202
+    return jsonify({"id": action.model, "status": state, "workers": action.workers}), 202
 
 
 @admin_bp.post("/<model_id>/unload")
@@ -118,7 +118,7 @@ def unload_model(model_id: str) -> tuple[Response, int]:
     """Let workers take a model away once what runs on it has ended."""
     given = _optional_body(UnloadSchema)
     force = bool(given.get("force"))
-    return _told(services().model_changes.unload(principal(), model_id, given["worker"], force), force)
+    return _accepted(services().model_changes.unload(principal(), model_id, given["worker"], force), force)
 
 
 @admin_bp.get("/<model_id>/history")
@@ -140,9 +140,15 @@ def _revision_seen() -> int | None:
     return int(written)
 
 
-def _told(told: Told, force: bool) -> tuple[Response, int]:
-    state = "draining" if told.workers else "unavailable"
-    answer = {"id": told.model, "status": state, "workers": told.workers, "streams": told.streams, "forced": force}
+def _accepted(action: ModelAction, force: bool) -> tuple[Response, int]:
+    state = "draining" if action.workers else "unavailable"
+    answer = {
+        "id": action.model,
+        "status": state,
+        "workers": action.workers,
+        "streams": action.streams,
+        "forced": force,
+    }
     return jsonify(answer), 202
 
 
@@ -198,7 +204,7 @@ def _workers(view: ModelView) -> dict[str, Any]:
         return {}
     return {
         "workers": [
-            {"name": name, **told, "since": unix_timestamp(told["since"])} for name, told in view.workers.items()
+            {"name": name, **state, "since": unix_timestamp(state["since"])} for name, state in view.workers.items()
         ]
     }
 
