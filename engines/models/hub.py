@@ -193,7 +193,7 @@ def _from_cache(repository: str, revision: str | None, why: str) -> tuple[str, s
     try:
         path = Path(snapshot_download(repository, revision=revision, local_files_only=True))
     except Exception as error:
-        raise _Fault(f"{why}, and {repository} is not in this host's cache ({_words(error)})") from None
+        raise _Fault(f"{why}, and {repository} is not in this host's cache") from error
     index = path / "model.safetensors.index.json"
     names = set(json.loads(index.read_text())["weight_map"].values()) if index.exists() else set()
     lacking = [name for name in ("config.json", *names) if not (path / name).exists()]

@@ -74,7 +74,11 @@ def add() -> tuple[Response, int]:
     services().model_changes.add(principal(), model, given)
     if load_now:
         services().model_changes.load(principal(), model, worker)
-    return jsonify(_detailed(services().models.show(principal(), model))), 201
+    added = _detailed(services().models.show(principal(), model))
+    if load_now and added["status"] == "unavailable":
+        # Its worker has not seen it yet.
+        added["status"] = "loading"
+    return jsonify(added), 201
 
 
 @admin_bp.patch("/<model_id>")
