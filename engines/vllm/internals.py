@@ -155,10 +155,6 @@ class _RaisingParser(FlexibleArgumentParser):
         # "argument --max-num-seqs: invalid int value: 'x'"
         raise WrongArgument(message.partition(": ")[2] if message.startswith("argument ") else message)
 
-    def exit(self, status: int = 0, message: str | None = None) -> NoReturn:
-        # Where it would end the process, which is a worker's.
-        raise WrongArgument(message or "must not be an option")
-
 
 def engine_argument_parser() -> FlexibleArgumentParser:
     """Return vLLM's parser of its engine's arguments; what is wrong raises ``WrongArgument``.

@@ -102,7 +102,7 @@ class ModelStore:
             raise ModelExistsError(model) from None
 
     def put(
-        self, model: str, kind: str, entry: dict[str, Any], given: dict[str, Any], by: str, seen: int | None
+        self, model: str, kind: str, entry: dict[str, Any], given: dict[str, Any], by: str, seen: int | None = None
     ) -> int:
         """Write an entry, or values over one; ``given`` is what the caller named, for the history.
 

@@ -39,7 +39,7 @@ def stack(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Stack]:
     make_judge(folder / "judge")
     greedy = folder / "greedy"
     shutil.copytree(ROOT / "models" / "demo", greedy)
-    (greedy / "generation_config.json").write_text(json.dumps({"do_sample": True, "temperature": 0.01, "top_k": 1}))
+    (greedy / "generation_config.json").write_text(json.dumps({"do_sample": True, "temperature": 0.01}))
     (folder / "shout.jinja").write_text("{% for m in messages %}{{ m.content | upper }}{% endfor %}")
     models = {
         "words": {**_DEMO, **_SHORT, "aliases": ["talk"], "chatTemplate": str(folder / "shout.jinja")},
@@ -125,9 +125,9 @@ def test_the_models_own_sampling_is_the_default_where_asked(stack: Stack, post: 
         answers = [post("/chat/completions", model=model, max_tokens=12, messages=messages, **values) for _ in range(4)]
         return {answer.json()["choices"][0]["message"]["content"] for answer in answers}
 
-    # Its generation_config.json chooses the likeliest token.
+    # Its generation_config.json all but chooses the likeliest token.
     assert len(texts("own")) == 1
-    assert len(texts("own", temperature=1.5, top_k=0)) > 1
+    assert len(texts("own", temperature=1.5)) > 1
     with stack.http() as native:
         body = {"modelId": "own", "prompt": "Tell me a story", "generation": {"maxNewTokens": 12}}
         assert len({native.post("/inference", json=body).json()["choices"][0]["text"] for _ in range(4)}) == 1

@@ -8,6 +8,7 @@ import httpx
 import pytest
 
 from store.sql import db
+from store.sql.api_keys import ApiKeyStore, Scope
 from store.sql.models import ModelStore
 from testing.stack import Stack
 from testing.waiting import until
@@ -143,13 +144,18 @@ def test_the_model_file_wins_a_clash_of_names(stack: Stack, http: httpx.Client) 
 
 
 def test_only_operators_may(stack: Stack) -> None:
-    headers = {"Authorization": "Bearer test-gateway-token"}
+    key = ApiKeyStore(db.sessions(db.connect(stack.database_url))).add("reader", [Scope.INFERENCE, Scope.TRAINING])
+    headers = {"Authorization": f"Bearer {key}"}
     with httpx.Client(base_url=f"{stack.base}/api/v1", headers=headers, trust_env=False) as client:
         for method, path in (("POST", "/models"), ("PATCH", "/models/fake"), ("DELETE", "/models/fake")):
             assert client.request(method, path, json={}).status_code == 403
         for action in ("load", "unload", "reset"):
             assert client.post(f"/models/fake/{action}").status_code == 403
         assert client.get("/models/fake/history").status_code == 403
+        # Who may ask a model sees its status, and neither the workers nor their reasons.
+        assert (
+            "workers" not in client.get("/models/fake").json() and "overrides" not in client.get("/models/fake").json()
+        )
 
 
 def test_a_model_that_is_needed_is_not_removed(stack: Stack, http: httpx.Client) -> None:
