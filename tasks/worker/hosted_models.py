@@ -235,7 +235,8 @@ class HostedModels:
                     await self._switch(model, listen=True)
                 hosted.forced = False
                 hosted.become(ModelStatus.READY)
-                self._changed.set()
+                # It may have been taken away again while the queue was joined.
+                self.reconcile(self._desired)
                 return
             if hosted.forced:
                 self._active_requests.stop_all(StopReason.UNLOADED, model)
