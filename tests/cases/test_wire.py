@@ -1,6 +1,7 @@
 """The wire: what real HTTP clients, proxies and browsers send."""
 
 import gzip
+import http.client
 import json
 import socket
 import subprocess
@@ -77,9 +78,11 @@ def test_19_slow_uploaders_hold_up_nobody(client: Client, product: Stack) -> Non
 def test_19_a_body_that_never_ends_is_given_up(product: Stack) -> None:
     with slow_uploaders(product, 1) as [connection]:
         connection.settimeout(45)
-        answer = connection.recv(65536)
-    assert b" 408 " in answer.split(b"\r\n")[0]
-    assert b"request_timeout" in answer
+        # Head and body may come in one piece or in two.
+        answer = http.client.HTTPResponse(connection)
+        answer.begin()
+        assert answer.status == 408
+        assert b"request_timeout" in answer.read()
 
 
 @pytest.mark.parametrize(
@@ -255,7 +258,9 @@ def test_56_java_s_upgrade_with_a_chunked_body(product: Stack) -> None:
     )
     with socket.create_connection(("127.0.0.1", product.openai_port), timeout=30) as connection:
         connection.sendall(f"{head}{len(body):x}\r\n{body}\r\n0\r\n\r\n".encode())
-        assert connection.recv(65536).startswith(b"HTTP/1.1 200")
+        answer = http.client.HTTPResponse(connection)
+        answer.begin()
+        assert answer.status == 200
 
 
 @pytest.mark.parametrize("tail", [b"zz\r\n{}\r\n0\r\n\r\n", b"5\r\n{}", b"2\r\n{}\r\nXX"])
