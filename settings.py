@@ -216,6 +216,31 @@ class Settings:
     request_timeout: float = _var(
         "CY_LLM_REQUEST_TIMEOUT_SECONDS", 600.0, _SECONDS, "a request that has not ended by then ends with an error"
     )
+    swap_wait: float = _var(
+        "CY_LLM_SWAP_WAIT_SECONDS",
+        120.0,
+        _SECONDS,
+        "how long a request waits for a model that a `--swap` worker has to load first; then it gets 503",
+    )
+    swap_min_stay: float = _var(
+        "CY_LLM_SWAP_MIN_STAY_SECONDS",
+        10.0,
+        env.number(0, 86_400),
+        "how long a `--swap` worker keeps a model at least before another one takes its place; as long as its loading "
+        "took in any case",
+    )
+    swap_max_loaded: int = _var(
+        "CY_LLM_SWAP_MAX_LOADED",
+        0,
+        _LIMIT,
+        "models that a `--swap` worker keeps loaded at once; 0 is as many as the memory holds",
+    )
+    swap_idle: float = _var(
+        "CY_LLM_SWAP_IDLE_SECONDS",
+        0.0,
+        env.number(0, 10_000_000),
+        "after how long without a request a `--swap` worker unloads a model; 0 is never",
+    )
     keepalive: float = _var(
         "CY_LLM_KEEPALIVE_SECONDS", 8.0, _SECONDS, "a stream that is still silent after this long sends a comment line"
     )

@@ -5,7 +5,7 @@ from abc import ABC, abstractmethod
 from collections.abc import AsyncGenerator
 from pathlib import Path
 
-from engines.errors import ConfigError
+from engines.errors import ConfigError, EngineError
 from engines.model_spec import ModelSpec
 from engines.types import Chunk, EngineInfo, GenerateRequest, HttpCall, HttpStart
 
@@ -35,6 +35,19 @@ class Engine(ABC):
     @abstractmethod
     async def stop(self) -> None:
         """Free everything; it is free when this returns. Running generations end with an error."""
+
+    @property
+    def can_sleep(self) -> bool:
+        """Whether the engine was started such that it can be put to sleep (``ModelSpec.sleep_mode``)."""
+        return False
+
+    async def sleep(self) -> None:
+        """Give the device's memory back, the weights kept in the host's. Nothing may run. Raises ``EngineError``."""
+        raise EngineError(f"the engine of model {self.spec.id!r} cannot sleep")
+
+    async def wake(self) -> None:
+        """Be as before :meth:`sleep`; what was computed of prompts is forgotten. Raises ``EngineError``."""
+        raise EngineError(f"the engine of model {self.spec.id!r} cannot sleep")
 
     @abstractmethod
     def generate(self, request: GenerateRequest) -> AsyncGenerator[Chunk, None]:

@@ -13,7 +13,7 @@ import time
 from collections.abc import AsyncGenerator
 
 from engines.base import Engine, is_adapter_folder
-from engines.errors import EngineDead, InvalidRequest
+from engines.errors import EngineDead, EngineError, InvalidRequest
 from engines.model_spec import ModelSpec
 from engines.types import (
     Chunk,
@@ -43,14 +43,27 @@ class FakeEngine(Engine):
         self._running = 0
         self._peak = 0
         self._dead = False
+        self._asleep = False
         self._step: asyncio.Event | None = None
         self._stepped = 0.0
 
     async def start(self) -> None:
-        pass
+        await asyncio.sleep(self.spec.start_seconds)
 
     async def stop(self) -> None:
         self._dead = True
+
+    @property
+    def can_sleep(self) -> bool:
+        return bool(self.spec.sleep_mode)
+
+    async def sleep(self) -> None:
+        if self._running:
+            raise EngineError(f"{self._running} requests run on model {self.spec.id!r}")
+        self._asleep = True
+
+    async def wake(self) -> None:
+        self._asleep = False
 
     async def generate(self, request: GenerateRequest) -> AsyncGenerator[Chunk, None]:
         if request.adapter is not None and not is_adapter_folder(request.adapter):
@@ -99,6 +112,8 @@ class FakeEngine(Engine):
         """Wait until the engine steps: all requests get their next token together, as in a real batch."""
         if self._dead:
             raise EngineDead("the fake engine was stopped")
+        if self._asleep:
+            raise EngineError("the fake engine was asked in its sleep")
         if not self.spec.tokens_per_second:
             await asyncio.sleep(0)
             return

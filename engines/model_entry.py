@@ -72,6 +72,8 @@ class _EntrySchema(NullIsAbsentSchema):
     enable_lora = _flag()
     max_loras = Integer(validate=validate.Range(min=1))
     max_lora_rank = Integer(validate=validate.OneOf([8, 16, 32, 64, 128, 256, 320, 512]))
+    pinned = _flag()
+    sleep_mode = _flag()
     max_pending = Integer(validate=validate.Range(min=1))
     allow_auto_tuning = _flag()
     default_max_tokens = _DefaultMaxTokens()
@@ -82,6 +84,7 @@ class _EntrySchema(NullIsAbsentSchema):
     chunk_merge_ms = Integer(validate=validate.Range(min=0, max=1000))
     stream_chunk_size = Integer(validate=validate.Range(min=1))
     tokens_per_second = Number(validate=validate.Range(min=0))
+    start_seconds = Number(validate=validate.Range(min=0))
 
 
 def is_model_id(name: str) -> bool:

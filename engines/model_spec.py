@@ -94,6 +94,13 @@ class ModelSpec:
     enable_lora: bool = _key("whether requests may name adapters", False)
     max_loras: int = _key("adapters in one batch", 4)
     max_lora_rank: int = _key("highest rank of an adapter: 8, 16, 32, 64, 128, 256, 320 or 512", 64)
+    pinned: bool = _key("on a `--swap` worker: whether it stays loaded, whoever else is asked for", False)
+    sleep_mode: bool | None = _key(
+        "on a `--swap` worker: whether it sleeps, its weights in the host's memory, instead of being unloaded when it "
+        "gives way; a sleeping one is back in seconds",
+        None,
+        "where vLLM can: on a GPU",
+    )
     max_pending: int | None = _key("requests for this model that may wait", None, "`CY_LLM_MAX_QUEUE_SIZE`")
     allow_auto_tuning: bool = _key("`cuda-vllm-async`: lower the sizes when the engine does not fit into memory", True)
     default_max_tokens: int | str = _key(
@@ -122,6 +129,7 @@ class ModelSpec:
     )
     stream_chunk_size: int = _key("`cuda-vllm`: tokens of a chunk after the first", 4)
     tokens_per_second: float = _key("`fake`: of one stream; 0 is as fast as it goes", 0.0)
+    start_seconds: float = _key("`fake`: how long it takes to load", 0.0)
 
     @property
     def takes_adapters(self) -> bool:

@@ -25,9 +25,9 @@ CARDS = {
     "B200 (180 GB)": 180 * 10**9,
 }
 #: vLLM's defaults, where the model file leaves a value open.
-_UTILIZATION, _NUM_SEQS, _BATCHED_TOKENS = 0.92, 256, 8192
+UTILIZATION, _NUM_SEQS, _BATCHED_TOKENS = 0.92, 256, 8192
 #: CUDA's context, cuBLAS's workspaces and captured graphs. Bytes; measured values lie between 0.7 and 1.3 GB.
-_CONTEXT_BYTES = 1_300_000_000
+CONTEXT_BYTES = 1_300_000_000
 _BYTES = {"float32": 4, "float": 4, "float16": 2, "half": 2, "bfloat16": 2}
 #: What an element of a KV cache of each type takes.
 _KV_BYTES = {"auto": 0, "fp8": 1, "fp8_e4m3": 1, "fp8_e5m2": 1, "bfloat16": 2, "float16": 2}
@@ -55,7 +55,7 @@ class Sizes:
     @property
     def fixed(self) -> int:
         """What is taken before the first token is kept."""
-        return self.weights + self.activations + self.adapters + _CONTEXT_BYTES
+        return self.weights + self.activations + self.adapters + CONTEXT_BYTES
 
 
 @dataclass(frozen=True)
@@ -115,7 +115,7 @@ def sizes_of(spec: ModelSpec, config: Mapping[str, Any], weights: int) -> Sizes:
 
 def fit(sizes: Sizes, spec: ModelSpec, memory: int) -> Fit:
     """Return what fits on a card with ``memory`` bytes that nobody else uses."""
-    room = int(memory * (spec.gpu_memory_utilization or _UTILIZATION)) - sizes.fixed
+    room = int(memory * (spec.gpu_memory_utilization or UTILIZATION)) - sizes.fixed
     if spec.kv_cache_memory_bytes is not None and room >= spec.kv_cache_memory_bytes:
         room = spec.kv_cache_memory_bytes
     tokens = max(0, room) // sizes.kv_per_token

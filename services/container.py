@@ -150,7 +150,9 @@ def _inference(
             settings.stream_ttl,
         ),
         idempotency=idempotency,
-        failover=Failover(client, requests, presence, queue_depth, settings.stream_ttl, models.is_unloaded),
+        failover=Failover(
+            client, requests, presence, queue_depth, settings.stream_ttl, models.is_unloaded, settings.swap_wait
+        ),
         cancellation=Cancellation(client, hub, settings.stream_ttl),
         keepalive=settings.keepalive,
     )

@@ -14,6 +14,10 @@ def _nothing() -> None:
     """There is nobody to tell."""
 
 
+def _ignore(_: str) -> None:
+    """There is nobody to tell."""
+
+
 @dataclass(frozen=True)
 class RequestContext:
     """One call of one client, whatever it came through."""
@@ -27,5 +31,7 @@ class RequestContext:
     timeout: float | None = None
     #: Tells whether the client has left. Called from the thread that follows the request.
     disconnected: Callable[[], bool] = _still_there
+    #: Called with a model that has to be loaded first, before the request is sent.
+    on_model_loading: Callable[[str], None] = _ignore
     #: Called once the request is on its way: nothing but waiting follows.
     on_submitted: Callable[[], None] = _nothing

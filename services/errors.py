@@ -8,6 +8,7 @@ from collections.abc import Iterable
 from redis.exceptions import RedisError
 from sqlalchemy.exc import SQLAlchemyError
 
+from store.token_log import outcomes
 from store.token_log.outcomes import Code, Detail, Failure
 
 log = logging.getLogger(__name__)
@@ -131,7 +132,11 @@ class ModelNotReady(ServiceError):
 
     code = Code.MODEL_NOT_READY
 
-    def __init__(self, model: str, loading: bool) -> None:
+    def __init__(self, model: str, loading: bool, failed: bool = False) -> None:
+        if failed:
+            failure = outcomes.cannot_load(model)
+            super().__init__(failure.message, failure.details, 30)
+            return
         description = f"Model '{model}' {'is still being loaded' if loading else 'has no running worker'}"
         super().__init__(description, [Detail("model_not_ready", "", description)], 5 if loading else 30)
 

@@ -43,7 +43,8 @@ class ModelView:
     """A model as a client sees it."""
 
     spec: ModelSpec
-    #: ``ready``, ``downloading``, ``loading``, ``warming``, ``draining``, ``failed`` or ``unavailable``.
+    #: ``ready``, ``downloading``, ``loading``, ``warming``, ``asleep`` and ``unloaded`` (the next request brings it),
+    #: ``draining``, ``failed`` or ``unavailable``.
     status: str
     #: What a worker really runs with (tuning may have lowered it), else what is configured.
     max_model_len: int | None
@@ -209,7 +210,7 @@ class ModelCatalog:
     def served(self, principal: Principal) -> tuple[list[ModelSpec], list[Adapter]]:
         """Return the models that can be asked now, and what the principal's adapter names mean on them."""
         fleet = self._presence.fleet()
-        specs = [spec for spec in self.registry.models.values() if fleet.serving(spec.id)]
+        specs = [spec for spec in self.registry.models.values() if fleet.askable(spec.id)]
         return specs, self._adapters.current(principal, [spec.id for spec in specs])
 
     def _view(self, principal: Principal, spec: ModelSpec, fleet: Fleet) -> ModelView:
@@ -250,7 +251,8 @@ def _status(spec: ModelSpec, fleet: Fleet) -> str:
     if fleet.serving(spec.id):
         return ModelStatus.READY
     states = {state["state"] for _, state in fleet.states(spec.id)}
-    for state in (*reversed(ModelStatus.COMING), ModelStatus.DRAINING, ModelStatus.FAILED):
+    waiting = (ModelStatus.ASLEEP, ModelStatus.UNLOADED, ModelStatus.DRAINING, ModelStatus.FAILED)
+    for state in (*reversed(ModelStatus.COMING), *waiting):
         if state in states:
             return state
     return ModelStatus.LOADING if fleet.loading(spec.id) else "unavailable"

@@ -44,6 +44,13 @@ app.user_options["worker"].add(
 app.user_options["worker"].add(
     click.Option(("--models",), help="Models to serve, by id; the worker then takes only their requests.")
 )
+app.user_options["worker"].add(
+    click.Option(
+        ("--swap",),
+        is_flag=True,
+        help="Load the models of --models when they are asked for; where not all fit at once, they give way by turns.",
+    )
+)
 
 
 @signals.setup_logging.connect

@@ -9,6 +9,7 @@ from typing import Any
 
 from vllm.config import LoggingConfig
 from vllm.engine.arg_utils import AsyncEngineArgs
+from vllm.platforms import current_platform
 
 from engines.errors import ConfigError
 from engines.model_entry import is_template_text
@@ -54,6 +55,8 @@ def engine_arguments(spec: ModelSpec, logging_config: str | None = None) -> Asyn
         # On a CPU vLLM's own choice is a second process, and both spin (``engines.vllm.cpu``). A model that is
         # split over several GPUs keeps vLLM's choice, whose processes watch the core's death themselves.
         arguments["distributed_executor_backend"] = _EXECUTOR
+    if spec.sleep_mode and current_platform.is_sleep_mode_available():
+        arguments["enable_sleep_mode"] = True
     if spec.takes_adapters:
         arguments |= {"enable_lora": True, "max_loras": spec.max_loras, "max_lora_rank": spec.max_lora_rank}
     if logging_config:

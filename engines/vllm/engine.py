@@ -9,7 +9,7 @@ import logging
 import multiprocessing
 import os
 from abc import abstractmethod
-from collections.abc import AsyncGenerator
+from collections.abc import AsyncGenerator, Coroutine
 from contextlib import aclosing
 from dataclasses import replace
 from typing import Any
@@ -59,6 +59,8 @@ log = logging.getLogger(__name__)
 _STARTER = StarterThread()
 #: How long an engine's process may take to end. Seconds.
 _END_SECONDS = 20.0
+#: How long an engine may take to move its weights to the host's memory, or back. Seconds.
+_SLEEP_SECONDS = 60.0
 
 
 class VllmEngine(Engine):
@@ -117,6 +119,26 @@ class VllmEngine(Engine):
             await asyncio.to_thread(self._await_processes)
         self._engine_log.close()
         self._adapters.close()
+
+    @property
+    def can_sleep(self) -> bool:
+        return self._client is not None and bool(self._client.model_config.enable_sleep_mode)
+
+    async def sleep(self) -> None:
+        # Level 1: the weights go to the host's memory; level 2 would drop them, and what a model computed of them.
+        await self._sleeping(self._require_client().sleep(1))
+
+    async def wake(self) -> None:
+        await self._sleeping(self._require_client().wake_up())
+
+    async def _sleeping(self, change: Coroutine[Any, Any, object]) -> None:
+        try:
+            async with asyncio.timeout(_SLEEP_SECONDS):
+                await change
+        except EngineDeadError as error:
+            raise EngineDead(f"the engine of model {self.spec.id!r} stopped working") from error
+        except Exception as error:
+            raise EngineError(f"the engine of model {self.spec.id!r} failed to fall asleep or wake: {error}") from error
 
     def _await_processes(self) -> None:
         """Wait until the memory is free: until the engine's processes have ended."""

@@ -142,6 +142,8 @@ class Admission:
                 return Submission(begun, None)
             self._idempotency.forget(name, begun.id)
         record, route = make_record()
+        if route.loads_first:
+            context.on_model_loading(record.model)
         if name is not None:
             # The record first: whoever finds the key must find the record.
             self._requests.save(record)

@@ -7,6 +7,7 @@ an older one in the token log, so a worker wrongly taken for dead costs work, ne
 """
 
 import logging
+import math
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -22,6 +23,7 @@ from store.token_log import log as token_log
 from store.token_log import outcomes
 from store.token_log.attempts import Attempts
 from store.token_log.entries import Entry, Kind, Reason
+from store.token_log.outcomes import Failure
 from tasks.broker import queues, submit
 from tasks.broker.queue_depth import QueueDepth
 
@@ -89,9 +91,12 @@ class Failover:
         queue_depth: QueueDepth,
         ttl: int,
         unloaded: Callable[[str], bool] = lambda model: False,
+        swap_wait: float = math.inf,
     ) -> None:
-        """``unloaded`` says whether operators took a model away."""
+        """``unloaded`` says whether operators took a model away; ``swap_wait`` is how long a request waits for a model
+        that a worker loads when it is asked for, in seconds."""
         self._unloaded = unloaded
+        self._swap_wait = swap_wait
         self._redis = redis_client
         self._requests = requests
         self._ttl = ttl
@@ -169,6 +174,8 @@ class Failover:
         for watched in due:
             if watched.record.id in waiting:
                 watched.missing_since = None
+                if self._waits_for_loading(watched, fleet):
+                    continue
                 workers = fleet.serving(watched.record.model)
                 # With nobody to serve it, it may wait in a queue that others listen to; with somebody, where that is.
                 served = {queue for worker in workers for queue in worker.queues} or submit.all_queues(fleet)
@@ -179,6 +186,23 @@ class Failover:
             elif now - watched.missing_since >= self._patience(watched, fleet):
                 log.warning("A request vanished before a worker had begun it", extra=_log_fields(watched))
                 self._send_next(watched, fleet, worker_crashed=False)
+
+    def _waits_for_loading(self, watched: WatchedRequest, fleet: Fleet) -> bool:
+        """Whether a queued request's model is loaded when it is asked for; one that waited too long is ended."""
+        model = watched.record.model
+        if fleet.serving(model):
+            return False
+        if fleet.failed_on_demand(model):
+            self._end(watched, outcomes.cannot_load(model))
+        elif not fleet.on_demand(model):
+            return False
+        elif time.monotonic() - watched.sent >= self._swap_wait:
+            self._end(watched, outcomes.waited_for_model(model, self._swap_wait))
+        return True
+
+    def _end(self, watched: WatchedRequest, failure: Failure) -> None:
+        log.warning("A request is ended: %s", failure.message, extra=_log_fields(watched))
+        token_log.end(self._redis, watched.record.id, self._ttl, outcomes.failed(failure))
 
     @staticmethod
     def _patience(watched: WatchedRequest, fleet: Fleet) -> float:
@@ -198,7 +222,7 @@ class Failover:
                 if fleet.loading(record.model):
                     return
                 # Taken away by an operator: nobody will come.
-                token_log.end(self._redis, record.id, self._ttl, outcomes.failed(outcomes.not_served(record.model)))
+                self._end(watched, outcomes.not_served(record.model))
             return
         claim = self._attempts.claim(
             record.id, watched.attempt, worker_crashed, self._ttl + int(record.deadline - time.time())
@@ -207,8 +231,7 @@ class Failover:
         if not claim.won:
             return
         if worker_crashed and claim.poisonous:
-            log.error("Request is given up, its workers die", extra=_log_fields(watched, kills=claim.kills))
-            token_log.end(self._redis, record.id, self._ttl, outcomes.failed(outcomes.given_up(claim.kills)))
+            self._end(watched, outcomes.given_up(claim.kills))
             return
         log.warning("Sending the next attempt", extra=_log_fields(watched, attempt=claim.attempt, queue=queue))
         submit.submit(self._redis, self._requests, record, queue, claim.attempt)

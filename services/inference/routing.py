@@ -15,6 +15,8 @@ class Route:
 
     fleet: Fleet
     queue: str
+    #: Whether the model has to be loaded first, for this request among others.
+    loads_first: bool = False
 
 
 class Router:
@@ -29,14 +31,15 @@ class Router:
         """Choose the queue for a request. Raises ``ModelNotReady``, ``QueueFull``, ``redis.RedisError``."""
         fleet = self._presence.fleet()
         queue = submit.queue_for(fleet, spec.id, hint)
-        if queue is None:
+        if not fleet.serving(spec.id):
             # A worker may have become ready since the list was made.
             fleet = self._presence.fleet(fresh=True)
             queue = submit.queue_for(fleet, spec.id, hint)
         if queue is None:
-            raise ModelNotReady(spec.id, loading=bool(fleet.loading(spec.id)))
+            failed = fleet.failed_on_demand(spec.id)
+            raise ModelNotReady(spec.id, loading=bool(fleet.loading(spec.id)), failed=failed)
         bound = spec.max_pending or self._max_queue_size
         waiting = self._queue_depth.pending(queue, bound)
         if waiting >= bound:
             raise QueueFull(spec.id, waiting, bound)
-        return Route(fleet, queue)
+        return Route(fleet, queue, not fleet.serving(spec.id))

@@ -59,6 +59,11 @@ def models_revision() -> str:
     return _fixed("models:revision")
 
 
+def swap_claim(model: str) -> str:
+    """Which worker is about to load a model that somebody waits for."""
+    return f"{prefix()}models:swap:{model}"
+
+
 def worker(instance_id: str) -> str:
     """String (JSON), expires: what one living worker says of itself."""
     return f"{prefix()}cy:worker:{instance_id}"

@@ -55,6 +55,10 @@ class ModelStatus:
     #: It finishes what runs on it and takes nothing new.
     DRAINING = "draining"
     FAILED = "failed"
+    #: It is loaded when somebody asks for it.
+    UNLOADED = "unloaded"
+    #: As ``UNLOADED``, with its weights in the host's memory: it is woken sooner.
+    ASLEEP = "asleep"
     #: On the way to ready.
     COMING = (DOWNLOADING, LOADING, WARMING)
 
@@ -72,6 +76,7 @@ class WorkerInfo:
     #: Model id -> ``EngineInfo`` as a dictionary; while loading, only the ids are there.
     models: dict[str, dict[str, Any]] = field(default_factory=dict)
     #: Model id -> ``state`` (``ModelStatus``), ``since`` (Unix time) and more: also of those it does not serve (now).
+    #: ``on_demand`` is true for those that it loads when somebody asks for them.
     model_states: dict[str, dict[str, Any]] = field(default_factory=dict)
     in_flight: int = 0
     #: Requests it runs at once.
@@ -147,6 +152,20 @@ class Fleet:
 
         return [worker for worker in self.living if loads(worker)]
 
+    def on_demand(self, model: str) -> bool:
+        """Whether a worker would load ``model`` for a request that waits in the model's own queue."""
+        return any(worker.ready and _is_on_demand(state) for worker, state in self.states(model))
+
+    def askable(self, model: str) -> bool:
+        """Whether a request for ``model`` is taken, now or once the model is loaded for it."""
+        return bool(self.serving(model)) or self.on_demand(model)
+
+    def failed_on_demand(self, model: str) -> bool:
+        """Whether a worker tried to load ``model`` for those who wait, in vain, and no other would."""
+        states = (state for _, state in self.states(model))
+        tried = any(state.get("on_demand") and state["state"] == ModelStatus.FAILED for state in states)
+        return tried and not self.askable(model) and not self.loading(model)
+
     def states(self, model: str) -> list[tuple[WorkerInfo, dict[str, Any]]]:
         """Return what each living worker says of a model that it has, or had, to do with."""
         return [(worker, worker.model_states[model]) for worker in self.living if model in worker.model_states]
@@ -156,6 +175,10 @@ class Fleet:
         for worker in self.serving(model):
             return worker.models[model]
         return None
+
+
+def _is_on_demand(state: dict[str, Any]) -> bool:
+    return bool(state.get("on_demand")) and state["state"] != ModelStatus.FAILED
 
 
 class PresenceReader:

@@ -87,6 +87,22 @@ def not_served(model: str) -> Failure:
     )
 
 
+def cannot_load(model: str) -> Failure:
+    return Failure(
+        Code.MODEL_NOT_READY,
+        f"Model '{model}' cannot be loaded now",
+        (Detail("model_load_failed", "", "Ask another model; an operator sees why with bin/cy-llm models status"),),
+    )
+
+
+def waited_for_model(model: str, seconds: float) -> Failure:
+    return Failure(
+        Code.MODEL_NOT_READY,
+        f"Model '{model}' could not be loaded within {seconds:g} seconds: other models are busy in its place",
+        (Detail("model_not_ready", "", "Nothing was generated; try again shortly, or ask a model that is loaded"),),
+    )
+
+
 def unloaded(model: str) -> Failure:
     return Failure(
         Code.MODEL_NOT_READY,

@@ -35,7 +35,9 @@ def queue_for(fleet: Fleet, model: str, hint: str = "") -> str | None:
     # A worker with the model's own queue listens to the common one for another model.
     queues = [own if own in worker.queues else QUEUE_INFER for worker in workers]
     queues = [queue for queue, worker in zip(queues, workers, strict=True) if queue in worker.queues]
-    return random.choice(queues) if queues else None
+    if queues:
+        return random.choice(queues)
+    return own if fleet.on_demand(model) else None
 
 
 def all_queues(fleet: Fleet) -> set[str]:

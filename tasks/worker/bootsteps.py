@@ -30,10 +30,10 @@ from tasks.worker.caches import prepare_caches
 from tasks.worker.celery_internals import disable_acknowledgement, stop_if_asked
 from tasks.worker.engine_host import EngineHost
 from tasks.worker.heartbeat import Heartbeat
-from tasks.worker.hosted_models import DesiredModel
 from tasks.worker.installation import EX_UNAVAILABLE
-from tasks.worker.model_assignment import ModelAssignment
-from tasks.worker.model_queues import ModelQueues
+from tasks.worker.models.assignment import ModelAssignment
+from tasks.worker.models.hosted import DesiredModel
+from tasks.worker.models.queues import ModelQueues
 
 log = logging.getLogger(__name__)
 
@@ -43,7 +43,9 @@ class EngineStep(bootsteps.StartStopStep):
 
     requires = {"celery.worker.components:Timer"}
 
-    def __init__(self, worker: Any, gpu: str | None = None, models: str | None = None, **kwargs: Any) -> None:
+    def __init__(
+        self, worker: Any, gpu: str | None = None, models: str | None = None, swap: bool = False, **kwargs: Any
+    ) -> None:
         super().__init__(worker, **kwargs)
         self.enabled = any(is_inference_queue(name) for name in worker.app.amqp.queues.consume_from)
         if not self.enabled:
@@ -55,13 +57,15 @@ class EngineStep(bootsteps.StartStopStep):
         self._settings = Settings.from_env_or_exit()
         prepare_caches(os.environ, self._settings.var)
         self._sessions = db.sessions(db.connect(self._settings.database_url))
+        if swap and models is None:
+            raise SystemExit("cy-llm: --swap needs --models, the models that this worker loads when they are asked for")
+        self._host = EngineHost(self._settings, worker.hostname, swap, os.environ.get("CUDA_VISIBLE_DEVICES"))
         try:
             self._desired = self._choose_models(worker, models)
         except (ConfigError, UnknownModel) as error:
             raise SystemExit(f"cy-llm: the worker cannot serve: {error}") from None
         disable_acknowledgement(worker.app)
         self._watcher: RevisionWatcher | None = None
-        self._host: EngineHost | None = None
         self._heartbeat: Heartbeat | None = None
 
     def _choose_models(self, worker: Any, models: str | None) -> dict[str, DesiredModel]:
@@ -71,7 +75,7 @@ class EngineStep(bootsteps.StartStopStep):
         queues = worker.app.amqp.queues
         names = [*queues.consume_from, worker_queue(worker.hostname)]
         if models is not None:
-            names = [*(name for name in names if name != QUEUE_INFER), *(model_queue(model) for model in first)]
+            names = [*(name for name in names if name != QUEUE_INFER), *map(model_queue, self._host.first_of(first))]
         elif not first:
             # Its model was taken away: the common queue is for workers that have theirs.
             names = [name for name in names if name != QUEUE_INFER]
@@ -80,7 +84,6 @@ class EngineStep(bootsteps.StartStopStep):
         return first
 
     def start(self, worker: Any) -> None:
-        self._host = EngineHost(self._settings, worker.hostname)
         self._heartbeat = Heartbeat(self._host, list(self._desired), self._queues.names, worker.concurrency)
         self._heartbeat.start()
         loading = self._host.start(self._desired)
@@ -90,8 +93,8 @@ class EngineStep(bootsteps.StartStopStep):
             log.critical("The worker cannot serve: %s", error)
             self.terminate(worker)
             raise WorkerShutdown(EX_UNAVAILABLE) from error
-        for each in self._desired.values():
-            self._host.run(self._load_adapters(each.spec))
+        for model in self._host.models.engines():
+            self._host.run(self._load_adapters(self._desired[model].spec))
         worker.app.host = self._host
         # What was made while loading stays: the collector need not look through it again and again.
         gc.collect()
@@ -111,10 +114,11 @@ class EngineStep(bootsteps.StartStopStep):
 
         self._watcher = RevisionWatcher(connect(self._settings.redis_url), refresh)
         self._watcher.start()
+        host.begin_swapping()
 
     async def _load_adapters(self, spec: ModelSpec) -> None:
         """Load what the names of adapters mean now, as many as the engine keeps at once."""
-        if not spec.takes_adapters or self._host is None:
+        if not spec.takes_adapters:
             return
         store = AdapterStore(self._sessions, self._settings.adapters_root)
         try:
@@ -138,8 +142,7 @@ class EngineStep(bootsteps.StartStopStep):
 
     def stop(self, worker: Any) -> None:
         """Let running generations finish, then free everything. Celery takes nothing new any more."""
-        if self._host is not None:
-            self._host.drain()
+        self._host.drain()
         self.terminate(worker)
 
     def terminate(self, worker: Any) -> None:
@@ -147,12 +150,9 @@ class EngineStep(bootsteps.StartStopStep):
             self._watcher.close()
         if self._heartbeat is not None:
             self._heartbeat.stop()
-        if self._host is not None:
-            self._host.stop()
+        self._host.stop()
 
     def info(self, worker: Any) -> dict[str, Any]:
         """Shown by ``celery inspect stats`` and on Flower's worker page."""
-        if self._host is None:
-            return {}
         engines = {name: engine.info().to_dict() for name, engine in self._host.models.engines().items()}
         return {"engines": engines, "in_flight": self._host.in_flight, "time": time.time()}

@@ -14,8 +14,11 @@ from store.redis import control
 from store.redis.client import connect_async
 from store.redis.control import Command
 from store.token_log.publisher import Publisher
-from tasks.worker.hosted_models import DesiredModel, HostedModels
 from tasks.worker.inference.active_requests import ActiveRequests, StopReason
+from tasks.worker.models.hosted import DesiredModel
+from tasks.worker.models.hosted_models import HostedModels
+from tasks.worker.models.room import Room
+from tasks.worker.models.swapping import make_room_of, make_swapper
 
 log = logging.getLogger(__name__)
 T = TypeVar("T")
@@ -27,7 +30,10 @@ _STOP_TIMEOUT_SECONDS = 30
 class EngineHost:
     """Loads engines, runs requests on them, and counts what is in flight."""
 
-    def __init__(self, settings: Settings, worker_name: str) -> None:
+    def __init__(
+        self, settings: Settings, worker_name: str, swap: bool = False, visible_devices: str | None = None
+    ) -> None:
+        """``swap``: its models are loaded when they are asked for; ``visible_devices``: GPUs, None is all."""
         self.settings = settings
         self.worker_name = worker_name
         #: The name, and what tells this process from one that had the name before.
@@ -35,7 +41,10 @@ class EngineHost:
         self.active_requests = ActiveRequests()
         #: Wakes the heartbeat: a change of state, or a request that met a dead engine.
         self.state_changed = threading.Event()
-        self.models = HostedModels(self.active_requests, self.state_changed, settings.models_root)
+        self.models = HostedModels(self.active_requests, self.state_changed, settings.models_root, on_demand=swap)
+        self._room: Room | None = None
+        if swap:
+            self._room = make_room_of(settings, visible_devices, self.active_requests)
         self._desired: Mapping[str, DesiredModel] = {}
         #: Models that a front door of an older version took away; they come back with the next change of theirs.
         self._dismissed: set[str] = set()
@@ -59,6 +68,11 @@ class EngineHost:
             raise RuntimeError("the engine host was not started")
         return self._publisher
 
+    def first_of(self, desired: Mapping[str, DesiredModel]) -> list[str]:
+        """Return the ids of the models that are loaded at the start."""
+        specs = [each.spec for each in desired.values()]
+        return [spec.id for spec in specs] if self._room is None else self._room.at_start(specs)
+
     def start(self, desired: Mapping[str, DesiredModel]) -> concurrent.futures.Future[None]:
         """Begin to load the models; the future fails with what an engine failed with."""
         self._desired = desired
@@ -68,6 +82,11 @@ class EngineHost:
     def reconcile(self, desired: Mapping[str, DesiredModel]) -> None:
         """Serve these models and no others, as soon as may be; from any thread."""
         self._loop.call_soon_threadsafe(self._reconcile, desired)
+
+    def begin_swapping(self) -> None:
+        """From now on, load models when they are asked for, where the worker does that."""
+        if self._room is not None:
+            self.run(self._begin_swapping(self._room))
 
     def run(self, coroutine: Coroutine[Any, Any, T]) -> T:
         """Run something on the loop and wait for it."""
@@ -114,8 +133,13 @@ class EngineHost:
             asyncio.create_task(self.active_requests.watch(self._publisher.count_followers)),
             asyncio.create_task(control.listen(self.settings.redis_url, self._handle_command)),
         ]
-        await self.models.load_first(desired)
+        await self.models.load_first(desired, self.first_of(desired))
         self._loaded_first = True
+
+    async def _begin_swapping(self, room: Room) -> None:
+        client = self.publisher.client
+        swapper = make_swapper(self.settings, self.instance_id, self.models, self.active_requests, room, client)
+        self.models.spawn(swapper.run())
 
     def _begin(self, request: Coroutine[Any, Any, None]) -> None:
         task = self._loop.create_task(request)

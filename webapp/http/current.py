@@ -2,7 +2,7 @@
 
 from typing import cast
 
-from flask import Flask, current_app, g, request
+from flask import Flask, Response, after_this_request, current_app, g, request
 
 from services.container import Services
 from services.context import RequestContext
@@ -33,6 +33,15 @@ def principal() -> Principal:
     return cast(Principal, g.principal)
 
 
+def _announce_loading(model: str) -> None:
+    """Say on the answer, which may be long in coming, that a model is being loaded for it."""
+
+    @after_this_request
+    def add(response: Response) -> Response:
+        response.headers["X-Model-Loading"] = model
+        return response
+
+
 def context() -> RequestContext:
     """What services are told of the current call."""
     return RequestContext(
@@ -41,4 +50,5 @@ def context() -> RequestContext:
         idempotency_key=request.headers.get("Idempotency-Key", ""),
         disconnected=client_disconnected(),
         on_submitted=admission_gate.release,
+        on_model_loading=_announce_loading,
     )

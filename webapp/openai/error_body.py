@@ -21,6 +21,10 @@ def error_body(failure: Failure) -> dict[str, Any]:
     """``error`` with message, type, param and code."""
     kind, code = _WORDS.get(failure.code, ("invalid_request_error", None))
     first = failure.details[0] if failure.details else None
-    message = "; ".join(detail.description for detail in failure.details) or failure.message
+    sentences = [detail.description for detail in failure.details]
+    if failure.code != Code.INVALID_REQUEST:
+        # What happened, then what to do: a client shows this one text.
+        sentences = list(dict.fromkeys([failure.message, *sentences]))
+    message = "; ".join(sentences) or failure.message
     param = (first.field or None) if first else None
     return {"error": {"message": message, "type": kind, "param": param, "code": code or (first and first.type)}}

@@ -57,6 +57,8 @@ class PredictCall:
         #: Threads that may still send: the reader, and one for each request.
         self._senders = 1
         self._requests_seen = 0
+        #: Whether the call's first metadata was sent: once is all that there is.
+        self._announced = False
         call.writes_own_lines = True
         context.add_callback(self._on_end)
 
@@ -149,7 +151,15 @@ class PredictCall:
             idempotency_key=self._idempotency_key,
             timeout=self._context.time_remaining(),
             disconnected=self._disconnected.is_set,
+            on_model_loading=self._announce_loading,
         )
+
+    def _announce_loading(self, model: str) -> None:
+        with self._lock:
+            if self._announced:
+                return
+            self._announced = True
+        self._context.send_initial_metadata((("x-model-loading", model),))
 
     def _relay(self, stream: RequestStream, line: AnswerRecord) -> None:
         with self._lock:

@@ -115,7 +115,8 @@ class WebSocketConnection:
         body = load(InferenceSchema, given if isinstance(given, dict) else {}, "request")
         call = self._context(str(frame.get("idempotencyKey") or ""))
         submission = self._services.inference.admit(call, to_request(body, with_metadata=bool(body["metadata"])))
-        self._send("accepted", ref=frame.get("ref"), id=submission.record.id)
+        loading = {"modelLoading": True} if submission.route and submission.route.loads_first else {}
+        self._send("accepted", ref=frame.get("ref"), id=submission.record.id, **loading)
         self._run(submission.record, line, self._services.inference.open(call, submission))
 
     def _resume(self, frame: _Frame, line: AnswerRecord) -> None:

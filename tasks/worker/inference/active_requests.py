@@ -62,6 +62,8 @@ class ActiveRequests:
 
     def __init__(self) -> None:
         self._active: dict[str, ActiveRequest] = {}
+        #: Model -> when the last run on it ended (``time.monotonic``).
+        self.ended_at: dict[str, float] = {}
 
     def __len__(self) -> int:
         return len(self._active)
@@ -73,6 +75,7 @@ class ActiveRequests:
     def remove(self, active: ActiveRequest) -> None:
         if self._active.get(active.record.id) is active:
             del self._active[active.record.id]
+            self.ended_at[active.record.model] = time.monotonic()
 
     def of_model(self, model: str) -> int:
         """How many run on a model."""

@@ -9,29 +9,30 @@ import asyncio
 import logging
 import threading
 import time
-from collections.abc import Callable, Coroutine, Mapping
-from dataclasses import dataclass, field
+from collections.abc import Awaitable, Callable, Coroutine, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Protocol
 
-from engines.base import Engine, create_engine, require_known_engine
-from engines.catalogue import fingerprint
-from engines.errors import ConfigError, EngineError
+from engines.base import Engine
 from engines.model_spec import ModelSpec
-from engines.models.weights import get_weights
-from settings import child_environment
 from store.redis.presence import ModelStatus
 from tasks.worker.inference.active_requests import ActiveRequests, StopReason
+from tasks.worker.models.hosted import DesiredModel, HostedModel
+from tasks.worker.models.loader import LOAD_ERRORS, ModelLoader
 
 log = logging.getLogger(__name__)
 
 #: How long a drained model goes on taking what front doors had sent before they saw it. Seconds: longer than their list
 #: of workers is old (``store.redis.presence.CACHE_SECONDS``), and than a message waits in a queue that is listened to.
 SETTLE_SECONDS = 2.0
+#: As much for a model whose queue was left first: a message may just be on its way out of it. Seconds.
+_LEFT_SECONDS = 0.3
 #: How often a drained model is looked at. Seconds.
 _LOOK_SECONDS = 0.1
 #: Pauses between tries to change what queues are listened to. Seconds; a Redis that is restarted is back by then.
 _SWITCH_PAUSES = (0.5, 1.0, 2.0, 4.0, 8.0, 15.0)
+#: States of a model that has no memory, and may be loaded.
+_AT_REST = (ModelStatus.UNLOADED, ModelStatus.ASLEEP, ModelStatus.FAILED)
 
 
 class Queues(Protocol):
@@ -41,53 +42,16 @@ class Queues(Protocol):
     def ignore(self, model: str) -> None: ...
 
 
-@dataclass(frozen=True)
-class DesiredModel:
-    """A model that the worker shall serve. A failed one is tried again when ``key`` is another than before."""
-
-    spec: ModelSpec
-    key: int = 0
-
-
-@dataclass
-class HostedModel:
-    """One model and how far the worker is with it."""
-
-    desired: DesiredModel
-    state: str = ModelStatus.LOADING
-    since: float = field(default_factory=time.time)
-    #: Why it failed.
-    reason: str = ""
-    engine: Engine | None = None
-    #: Whether the engine can be asked.
-    loaded: bool = False
-    #: Whether what runs on it is ended while it is drained.
-    forced: bool = False
-    #: Bytes of a download: ``have``, ``total``, ``per_second``.
-    progress: dict[str, int] | None = None
-
-    def become(self, state: str, reason: str = "") -> None:
-        self.state, self.reason, self.since, self.progress = state, reason, time.time(), None
-
-    def describe(self) -> dict[str, Any]:
-        """What the worker's presence says of it."""
-        state = self.state
-        if state == ModelStatus.LOADING and self.engine is not None and self.engine.warming:
-            state = ModelStatus.WARMING
-        described: dict[str, Any] = {"state": state, "since": self.since, "fingerprint": fingerprint(self.desired.spec)}
-        if self.reason:
-            described["reason"] = self.reason
-        if self.progress:
-            described["progress"] = self.progress
-        return described
-
-
 class HostedModels:
     """All models of a worker. Lives on the engines' loop; others may look."""
 
-    def __init__(self, active_requests: ActiveRequests, changed: threading.Event, models_root: Path) -> None:
-        """``models_root`` is where models of the package index are kept."""
-        self._models_root = models_root
+    def __init__(
+        self, active_requests: ActiveRequests, changed: threading.Event, models_root: Path, on_demand: bool = False
+    ) -> None:
+        """``models_root`` is where models of the package index are kept; ``on_demand``: models are loaded when they are
+        asked for (``tasks.worker.models.swapper``), not when they are told."""
+        self.on_demand = on_demand
+        self._loader = ModelLoader(changed, models_root, sleeps=on_demand)
         self._active_requests = active_requests
         #: Set when something changed that the worker's presence tells.
         self._changed = changed
@@ -115,18 +79,27 @@ class HostedModels:
         ready = [(model, hosted) for model, hosted in list(self._models.items()) if hosted.state == ModelStatus.READY]
         return {model: hosted.engine for model, hosted in ready if hosted.engine is not None}
 
+    def all(self) -> list[HostedModel]:
+        """Return every model that the worker has to do with."""
+        return list(self._models.values())
+
     def describe(self) -> dict[str, dict[str, Any]]:
         """What the worker's presence says of each model."""
         return {model: hosted.describe() for model, hosted in list(self._models.items())}
 
-    async def load_first(self, desired: Mapping[str, DesiredModel]) -> None:
-        """Load what the worker was started for. Raises ``EngineError``, ``ConfigError``: it cannot serve then."""
+    async def load_first(self, desired: Mapping[str, DesiredModel], now: Sequence[str]) -> None:
+        """Load those models of the worker that it shall have at once. Raises ``EngineError``, ``ConfigError``: it
+        cannot serve then."""
         self._desired = desired
+        for model, each in desired.items():
+            self._models[model] = HostedModel(each, self.on_demand)
+            if model not in now:
+                self._models[model].become(ModelStatus.UNLOADED)
         async with self._loading:
-            for model, each in desired.items():
-                hosted = self._models[model] = HostedModel(each)
-                await self._start(hosted)
-                hosted.become(ModelStatus.READY)
+            for model in now:
+                started = time.monotonic()
+                await self._loader.start(self._models[model])
+                self._models[model].become_ready(started)
 
     def force(self, model: str) -> None:
         """End what runs on a model, and what still comes until it is unloaded."""
@@ -140,64 +113,40 @@ class HostedModels:
         self._desired = desired
         for model, each in desired.items():
             hosted = self._models.get(model)
-            if hosted is None or (hosted.state == ModelStatus.FAILED and hosted.desired.key != each.key):
-                self._models[model] = HostedModel(each)
-                self._spawn(self._load(self._models[model]))
+            if hosted is None:
+                self._models[model] = hosted = HostedModel(each, self.on_demand)
+                self._ask_for(hosted)
+            elif hosted.state in _AT_REST and hosted.desired != each:
+                asked, hosted.desired = hosted.desired.key != each.key, each
+                if hosted.state == ModelStatus.ASLEEP:
+                    # It would wake with its old entry.
+                    hosted.become(ModelStatus.UNLOADED)
+                    self.spawn(self._loader.stop(hosted))
+                if asked:
+                    self._ask_for(hosted)
         for model, hosted in list(self._models.items()):
-            if model not in desired and hosted.state == ModelStatus.READY:
+            if model in desired:
+                continue
+            if hosted.state == ModelStatus.READY:
                 hosted.become(ModelStatus.DRAINING)
-                self._spawn(self._drain(model, hosted))
-            elif model not in desired and hosted.state == ModelStatus.FAILED:
-                del self._models[model]
+                self.spawn(self._drain(model, hosted))
+            elif hosted.state in _AT_REST:
+                self._forget(model, hosted)
+                self.spawn(self._loader.stop(hosted))
         self._changed.set()
 
-    async def stop_all(self) -> None:
-        """Free every engine, whatever runs."""
-        for task in list(self._tasks):
-            task.cancel()
-        await asyncio.gather(*self._tasks, return_exceptions=True)
-        for model, hosted in self._models.items():
-            await self._stop(hosted.engine, model)
-
-    async def _start(self, hosted: HostedModel) -> None:
-        """Load a model's engine. Raises ``EngineError``, ``ConfigError``."""
-        spec = hosted.desired.spec
-        hosted.become(ModelStatus.LOADING)
-        log.info("Loading model", extra={"model": spec.id, "engine": spec.engine})
-        # Before anything is fetched for it.
-        require_known_engine(spec)
-        if spec.engine != "fake":
-            spec = await self._get_weights(spec, hosted)
-        hosted.engine = create_engine(spec)
-        await hosted.engine.start()
-        hosted.loaded = True
-        limit = hosted.engine.info().max_model_len
-        log.info("Model is loaded", extra={"model": spec.id, "engine": spec.engine, "max_model_len": limit})
-
-    async def _get_weights(self, spec: ModelSpec, hosted: HostedModel) -> ModelSpec:
-        """Return the model with its weights on this host. Raises ``EngineStartError``."""
-
-        def tell(have: int, total: int, per_second: int) -> None:
-            if have < total and hosted.state == ModelStatus.LOADING:
-                hosted.become(ModelStatus.DOWNLOADING)
-            if hosted.state == ModelStatus.DOWNLOADING:
-                hosted.progress = {"have": have, "total": total, "per_second": per_second}
-                self._changed.set()
-
-        found = await get_weights(spec, self._models_root, child_environment(), tell)
-        hosted.become(ModelStatus.LOADING)
-        return found
-
-    async def _load(self, hosted: HostedModel) -> None:
+    async def load(self, hosted: HostedModel) -> None:
         """Load a model beside those that are served; what goes wrong is told, and the others go on."""
         model = hosted.desired.spec.id
         async with self._loading:
             if model not in self._desired:
                 self._forget(model, hosted)
                 return
+            started = time.monotonic()
+            hosted.wanted = False
             try:
-                await self._start(hosted)
-            except (EngineError, ConfigError) as error:
+                await self._loader.start(hosted)
+            except LOAD_ERRORS as error:
                 log.error("The model cannot be loaded: %s", error, extra={"model": model})
                 await self._give_up(hosted, str(error))
                 return
@@ -213,15 +162,77 @@ class HostedModels:
                     # Adapters load at their first use as well.
                     log.exception("The adapters of a model cannot be loaded ahead", extra={"model": model})
             await self._switch(model, listen=True)
-            hosted.become(ModelStatus.READY)
+            hosted.become_ready(started)
         # It may have been taken away again meanwhile.
         self.reconcile(self._desired)
 
-    async def _give_up(self, hosted: HostedModel, reason: str) -> None:
-        engine, hosted.engine, hosted.loaded = hosted.engine, None, False
+    async def give_way(self, models: Sequence[str], needed: Callable[[], Awaitable[bool]]) -> bool:
+        """Free models for another one: they take nothing new, what runs on them ends, and what waits goes on waiting.
+
+        False, and all is as before, where that is not ``needed`` any more.
+        """
+        leaving = [self._models[model] for model in models if model in self._models]
+        awake = [hosted for hosted in leaving if hosted.state == ModelStatus.READY]
+        for hosted in awake:
+            hosted.become(ModelStatus.DRAINING)
+        self._changed.set()
+        for hosted in awake:
+            await self._switch(hosted.desired.spec.id, listen=False)
+        settled = time.monotonic() + _LEFT_SECONDS
+        while time.monotonic() < settled or any(self._runs(hosted) for hosted in awake):
+            if not await needed():
+                for hosted in awake:
+                    await self._return(hosted)
+                return False
+            for hosted in awake:
+                if hosted.forced:
+                    self._active_requests.stop_all(StopReason.UNLOADED, hosted.desired.spec.id)
+            await asyncio.sleep(_LOOK_SECONDS)
+        for hosted in leaving:
+            if hosted.state == ModelStatus.ASLEEP:
+                await self._loader.stop(hosted)
+                hosted.become(ModelStatus.UNLOADED)
+            elif hosted in awake:
+                await self._loader.rest(hosted)
+            hosted.forced = False
+        # An operator may have taken one away meanwhile, or changed its entry.
+        self.reconcile(self._desired)
+        return True
+
+    def refuse(self, hosted: HostedModel, reason: str) -> None:
+        """Say that a model cannot be loaded, and leave the others as they are."""
+        log.error("The model cannot be loaded: %s", reason, extra={"model": hosted.desired.spec.id})
+        hosted.wanted = False
         hosted.become(ModelStatus.FAILED, reason)
         self._changed.set()
-        await self._stop(engine, hosted.desired.spec.id)
+
+    def forgive(self, hosted: HostedModel) -> None:
+        """Let a model that failed be asked for once more."""
+        hosted.become(ModelStatus.UNLOADED, hosted.reason)
+        self._changed.set()
+
+    async def stop_all(self) -> None:
+        """Free every engine, whatever runs."""
+        for task in list(self._tasks):
+            task.cancel()
+        await asyncio.gather(*self._tasks, return_exceptions=True)
+        for hosted in self._models.values():
+            await self._loader.stop(hosted)
+
+    def _ask_for(self, hosted: HostedModel) -> None:
+        """Load a model: at once, or when it is its turn."""
+        if self.on_demand:
+            hosted.become(ModelStatus.UNLOADED)
+            hosted.wanted = True
+        else:
+            hosted.become(ModelStatus.LOADING)
+            self.spawn(self.load(hosted))
+
+    async def _give_up(self, hosted: HostedModel, reason: str) -> None:
+        hosted.loaded = False
+        hosted.become(ModelStatus.FAILED, reason)
+        self._changed.set()
+        await self._loader.stop(hosted)
 
     async def _drain(self, model: str, hosted: HostedModel) -> None:
         """Take nothing new; once nothing runs any more, free the engine. Ends early when the model is desired again."""
@@ -229,14 +240,14 @@ class HostedModels:
         self._changed.set()
         settled = time.monotonic() + SETTLE_SECONDS
         listens = True
-        while time.monotonic() < settled or self._active_requests.of_model(model):
+        while time.monotonic() < settled or self._runs(hosted):
             if model in self._desired:
-                if not listens:
-                    await self._switch(model, listen=True)
-                hosted.forced = False
-                hosted.become(ModelStatus.READY)
-                # It may have been taken away again while the queue was joined.
-                self.reconcile(self._desired)
+                if listens:
+                    hosted.forced = False
+                    hosted.become(ModelStatus.READY)
+                    self.reconcile(self._desired)
+                else:
+                    await self._return(hosted)
                 return
             if hosted.forced:
                 self._active_requests.stop_all(StopReason.UNLOADED, model)
@@ -245,20 +256,21 @@ class HostedModels:
                 listens = False
                 await self._switch(model, listen=False)
             await asyncio.sleep(_LOOK_SECONDS)
-        engine, hosted.engine, hosted.loaded = hosted.engine, None, False
-        await self._stop(engine, model)
+        await self._loader.stop(hosted)
         log.info("Model is unloaded", extra={"model": model})
         self._forget(model, hosted)
         self.reconcile(self._desired)
 
-    async def _stop(self, engine: Engine | None, model: str) -> None:
-        """Free an engine; one that does not end well must not keep its model from being loaded again."""
-        if engine is None:
-            return
-        try:
-            await engine.stop()
-        except Exception:
-            log.exception("The engine did not end well", extra={"model": model})
+    async def _return(self, hosted: HostedModel) -> None:
+        """Let a model that was to go stay."""
+        await self._switch(hosted.desired.spec.id, listen=True)
+        hosted.forced = False
+        hosted.become(ModelStatus.READY)
+        # It may have been taken away again while the queue was joined.
+        self.reconcile(self._desired)
+
+    def _runs(self, hosted: HostedModel) -> bool:
+        return self._active_requests.of_model(hosted.desired.spec.id) > 0
 
     async def _switch(self, model: str, listen: bool) -> None:
         """Listen to a model's queue, or leave it; Redis may be away for a while."""
@@ -280,7 +292,8 @@ class HostedModels:
             del self._models[model]
         self._changed.set()
 
-    def _spawn(self, work: Coroutine[Any, Any, None]) -> None:
+    def spawn(self, work: Coroutine[Any, Any, None]) -> None:
+        """Run something on the loop until the engines are freed."""
         task = asyncio.get_running_loop().create_task(work)
         self._tasks.add(task)
         task.add_done_callback(self._tasks.discard)

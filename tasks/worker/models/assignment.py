@@ -12,7 +12,7 @@ from engines.errors import ConfigError
 from engines.registry import Registry, load_registry
 from settings import Settings
 from store.sql.models import ModelState, ModelStore
-from tasks.worker.hosted_models import DesiredModel
+from tasks.worker.models.hosted import DesiredModel
 
 log = logging.getLogger(__name__)
 

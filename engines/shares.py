@@ -1,0 +1,40 @@
+"""What part of a card's memory a model is given, and what it needs at the least: for workers that serve several."""
+
+from pathlib import Path
+
+from engines.model_spec import ModelSpec
+from engines.sizing import CONTEXT_BYTES, UTILIZATION, CannotSize, Sizes, read_folder, sizes_of
+
+#: The shortest context that automatic tuning goes down to (``engines.vllm.tuning``). Tokens.
+_LEAST_CONTEXT = 256
+
+
+def memory_share(spec: ModelSpec, total: int) -> float:
+    """Return the share (0 to 1) of ``total`` bytes that the model's engine takes for itself."""
+    if spec.kv_cache_memory_bytes is None:
+        return spec.gpu_memory_utilization or UTILIZATION
+    sizes = _sizes(spec)
+    fixed = CONTEXT_BYTES if sizes is None else sizes.fixed
+    return min(1.0, (fixed + spec.kv_cache_memory_bytes) / total)
+
+
+def least_memory(spec: ModelSpec) -> int | None:
+    """Return the bytes without which the model cannot be loaded; None where its files do not tell."""
+    sizes = _sizes(spec)
+    if sizes is None:
+        return None
+    context = min(_LEAST_CONTEXT, sizes.max_model_len) if spec.allow_auto_tuning else sizes.max_model_len
+    return sizes.weights + sizes.kv_per_token * context
+
+
+def weights_bytes(spec: ModelSpec) -> int | None:
+    """Return the bytes of the model's weights on one card; None where its files do not tell."""
+    sizes = _sizes(spec)
+    return None if sizes is None else sizes.weights
+
+
+def _sizes(spec: ModelSpec) -> Sizes | None:
+    try:
+        return sizes_of(spec, *read_folder(Path(spec.location)))
+    except CannotSize:
+        return None

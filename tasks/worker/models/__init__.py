@@ -1,0 +1,1 @@
+"""The models of one worker: what it shall serve, what it has loaded, and what gives way to what."""
