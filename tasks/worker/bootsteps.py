@@ -104,7 +104,7 @@ class EngineStep(bootsteps.StartStopStep):
 
     def _watch_models(self, host: EngineHost) -> None:
         """From now on, serve what operators say."""
-        host.models.queues = self._queues
+        host.models.queues.queues = self._queues
         host.models.on_ready = self._load_adapters
 
         def refresh() -> int:

@@ -55,9 +55,10 @@ def swapping(tmp_path: Path) -> Iterator[Stack]:
 class Asked(threading.Thread):
     """One request in a thread: its answer, when it came, and how long it took."""
 
-    def __init__(self, stack: Stack, model: str, tokens: int = 3, prompt: str = "x") -> None:
+    def __init__(self, stack: Stack, model: str, tokens: int = 3, prompt: str = "x", **sampling: float) -> None:
         super().__init__(daemon=True)
         self._stack, self._model, self._tokens, self._prompt = stack, model, tokens, prompt
+        self._sampling = sampling
         self.answer: httpx.Response | None = None
         self.seconds = 0.0
         self.at = 0.0
@@ -66,7 +67,8 @@ class Asked(threading.Thread):
     def run(self) -> None:
         began = time.monotonic()
         with self._stack.http() as http:
-            body = {"modelId": self._model, "prompt": self._prompt, "generation": {"maxNewTokens": self._tokens}}
+            generation = {"maxNewTokens": self._tokens, **self._sampling}
+            body = {"modelId": self._model, "prompt": self._prompt, "generation": generation}
             self.answer = http.post("/inference", json=body)
         self.at = time.monotonic()
         self.seconds = self.at - began

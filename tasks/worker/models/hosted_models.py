@@ -11,7 +11,7 @@ import threading
 import time
 from collections.abc import Awaitable, Callable, Coroutine, Mapping, Sequence
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
 from engines.base import Engine
 from engines.model_spec import ModelSpec
@@ -19,6 +19,7 @@ from store.redis.presence import ModelStatus
 from tasks.worker.inference.active_requests import ActiveRequests, StopReason
 from tasks.worker.models.hosted import DesiredModel, HostedModel
 from tasks.worker.models.loader import LOAD_ERRORS, ModelLoader
+from tasks.worker.models.queue_switch import QueueSwitch
 
 log = logging.getLogger(__name__)
 
@@ -29,17 +30,8 @@ SETTLE_SECONDS = 2.0
 _LEFT_SECONDS = 0.3
 #: How often a drained model is looked at. Seconds.
 _LOOK_SECONDS = 0.1
-#: Pauses between tries to change what queues are listened to. Seconds; a Redis that is restarted is back by then.
-_SWITCH_PAUSES = (0.5, 1.0, 2.0, 4.0, 8.0, 15.0)
 #: States of a model that has no memory, and may be loaded.
 _AT_REST = (ModelStatus.UNLOADED, ModelStatus.ASLEEP, ModelStatus.FAILED)
-
-
-class Queues(Protocol):
-    """The queues that the worker listens to, as its models come and go."""
-
-    def listen(self, model: str) -> None: ...
-    def ignore(self, model: str) -> None: ...
 
 
 class HostedModels:
@@ -59,8 +51,8 @@ class HostedModels:
         self._tasks: set[asyncio.Task[None]] = set()
         self._loading = asyncio.Lock()
         self._desired: Mapping[str, DesiredModel] = {}
-        #: Set once the worker takes messages.
-        self.queues: Queues | None = None
+        #: Changes what the worker listens to, once it takes messages.
+        self.queues = QueueSwitch()
         #: Called with a model whose engine is ready.
         self.on_ready: Callable[[ModelSpec], Coroutine[Any, Any, None]] | None = None
 
@@ -161,7 +153,7 @@ class HostedModels:
                 except Exception:
                     # Adapters load at their first use as well.
                     log.exception("The adapters of a model cannot be loaded ahead", extra={"model": model})
-            await self._switch(model, listen=True)
+            await self.queues.listen(model)
             hosted.become_ready(started)
         # It may have been taken away again meanwhile.
         self.reconcile(self._desired)
@@ -177,7 +169,7 @@ class HostedModels:
             hosted.become(ModelStatus.DRAINING)
         self._changed.set()
         for hosted in awake:
-            await self._switch(hosted.desired.spec.id, listen=False)
+            await self.queues.leave(hosted.desired.spec.id)
         settled = time.monotonic() + _LEFT_SECONDS
         while time.monotonic() < settled or any(self._runs(hosted) for hosted in awake):
             if not await needed():
@@ -254,7 +246,7 @@ class HostedModels:
             if listens and time.monotonic() >= settled - SETTLE_SECONDS / 2:
                 # By now nothing new comes in; what is in the queue of several is for the others.
                 listens = False
-                await self._switch(model, listen=False)
+                await self.queues.leave(model)
             await asyncio.sleep(_LOOK_SECONDS)
         await self._loader.stop(hosted)
         log.info("Model is unloaded", extra={"model": model})
@@ -263,7 +255,7 @@ class HostedModels:
 
     async def _return(self, hosted: HostedModel) -> None:
         """Let a model that was to go stay."""
-        await self._switch(hosted.desired.spec.id, listen=True)
+        await self.queues.listen(hosted.desired.spec.id)
         hosted.forced = False
         hosted.become(ModelStatus.READY)
         # It may have been taken away again while the queue was joined.
@@ -271,21 +263,6 @@ class HostedModels:
 
     def _runs(self, hosted: HostedModel) -> bool:
         return self._active_requests.of_model(hosted.desired.spec.id) > 0
-
-    async def _switch(self, model: str, listen: bool) -> None:
-        """Listen to a model's queue, or leave it; Redis may be away for a while."""
-        if self.queues is None:
-            return
-        change = self.queues.listen if listen else self.queues.ignore
-        for pause in _SWITCH_PAUSES:
-            try:
-                await asyncio.to_thread(change, model)
-                return
-            except Exception as error:
-                log.warning("The model's queue cannot be changed now: %r", error, extra={"model": model})
-                await asyncio.sleep(pause)
-        # What comes through a queue that was not left is handed on; one that was not joined is tried at the next load.
-        log.error("The model's queue could not be changed", extra={"model": model, "listen": listen})
 
     def _forget(self, model: str, hosted: HostedModel) -> None:
         if self._models.get(model) is hosted:
