@@ -1,7 +1,6 @@
 """Two models on one worker with real vLLM, of which one is loaded at a time: what is asked of the one brings it, what
 runs on the other ends whole, and an engine that has gone leaves nothing behind."""
 
-import json
 import logging
 import os
 import threading
@@ -11,9 +10,9 @@ from importlib.util import find_spec
 
 import psutil
 import pytest
+from openai.types.chat import ChatCompletionMessageParam
 
 from settings import ROOT
-from testing.sse import events
 from testing.stack import Process, Stack
 from testing.waiting import until
 from tests.conftest import require
@@ -25,7 +24,7 @@ pytestmark = [pytest.mark.timeout(900)]
 
 _DEMO = {"modelPath": str(ROOT / "models" / "demo"), "enforceEager": True, "kvCacheMemoryBytes": 2**26}
 #: Loads of each model; by hand: 10, for the 20 of the report that this is about.
-_ROUNDS = int(os.environ.get("CY_SWAP_ROUNDS", "2"))
+_ROUNDS = int(os.environ.get("CY_SWAP_ROUNDS", "1"))
 
 
 @pytest.fixture(scope="module")
@@ -114,16 +113,19 @@ class Story(threading.Thread):
         self.start()
 
     def run(self) -> None:
-        generation = {"maxNewTokens": 2000, "temperature": 0, "repetitionPenalty": 1.3}
-        body = {"modelId": "a", "prompt": "Tell a long story", "generation": generation}
-        with self._stack.http() as http, http.stream("POST", "/inference/stream", json=body) as answer:
-            for event in events(answer):
-                if event.comment:
-                    continue
-                if event.data == "[DONE]":
-                    self._ended = True
-                    return
-                self._parts.append(json.loads(event.data)["choices"][0]["text"])
+        messages: list[ChatCompletionMessageParam] = [{"role": "user", "content": "Tell a story"}]
+        with self._stack.openai() as client:
+            stream = client.chat.completions.create(
+                model="a",
+                messages=messages,
+                temperature=0,
+                max_tokens=3000,
+                stream=True,
+                extra_body={"ignore_eos": True},
+            )
+            for chunk in stream:
+                self._parts.append(chunk.choices[0].delta.content or "")
+                self._ended = chunk.choices[0].finish_reason == "length"
                 self.begun.set()
 
     def text(self, seconds: float) -> str:
