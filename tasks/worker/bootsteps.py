@@ -93,8 +93,12 @@ class EngineStep(bootsteps.StartStopStep):
             log.critical("The worker cannot serve: %s", error)
             self.terminate(worker)
             raise WorkerShutdown(EX_UNAVAILABLE) from error
-        for model in self._host.models.engines():
-            self._host.run(self._load_adapters(self._desired[model].spec))
+        loaded = self._host.models.engines()
+        for model, each in self._desired.items():
+            if model in loaded:
+                self._host.run(self._load_adapters(each.spec))
+            else:
+                self._queues.drop(model)
         worker.app.host = self._host
         # What was made while loading stays: the collector need not look through it again and again.
         gc.collect()

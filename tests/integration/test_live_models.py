@@ -213,3 +213,25 @@ def test_the_same_by_grpc_and_on_the_command_line(stack: Stack, http: httpx.Clie
     becomes(http, "extra", "unavailable")
     assert "extra: unavailable" in cy_llm("remove", "extra")
     assert "not configured" in cy_llm("status", "extra")
+
+
+def test_a_model_that_cannot_be_loaded_at_the_start_leaves_the_others_served(tmp_path: Path) -> None:
+    models = {"default": "fake", "models": {"fake": FAKE, "broken": {"modelPath": "none", "engine": "no-such-engine"}}}
+    stack = Stack(tmp_path / "stack", models, env={"CY_LLM_VAR": str(tmp_path / "var")})
+    try:
+        stack.start_worker("w1", ["--models", "broken,fake"])
+        stack.start_web()
+        with stack.http() as http:
+            assert ask(http, "fake").status_code == 200
+            assert status(http, "broken") == "failed"
+            assert "unknown engine" in http.get("/models/broken").json()["workers"][0]["reason"]
+            assert ask(http, "broken").status_code == 503
+            worker = stack.find("w1")
+            assert worker is not None and "gpu-infer.broken" not in worker.queues
+            # Mended and asked for, it is loaded.
+            assert http.patch("/models/broken", json={"engine": "fake"}).status_code == 200
+            assert http.post("/models/broken/load").status_code == 202
+            becomes(http, "broken", "ready")
+            assert ask(http, "broken").status_code == 200
+    finally:
+        stack.close()

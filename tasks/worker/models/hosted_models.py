@@ -80,18 +80,27 @@ class HostedModels:
         return {model: hosted.describe() for model, hosted in list(self._models.items())}
 
     async def load_first(self, desired: Mapping[str, DesiredModel], now: Sequence[str]) -> None:
-        """Load those models of the worker that it shall have at once. Raises ``EngineError``, ``ConfigError``: it
-        cannot serve then."""
+        """Load those models of the worker that it shall have at once. Raises ``EngineError``, ``ConfigError`` where not
+        one of them can be loaded; one among others is ``failed``, and they are served."""
         self._desired = desired
         for model, each in desired.items():
             self._models[model] = HostedModel(each, self.on_demand)
             if model not in now:
                 self._models[model].become(ModelStatus.UNLOADED)
+        failures: list[Exception] = []
         async with self._loading:
             for model in now:
                 started = time.monotonic()
-                await self._loader.start(self._models[model])
-                self._models[model].become_ready(started)
+                try:
+                    await self._loader.start(self._models[model])
+                except LOAD_ERRORS as error:
+                    log.error("The model cannot be loaded: %s", error, extra={"model": model})
+                    failures.append(error)
+                    await self._give_up(self._models[model], str(error))
+                else:
+                    self._models[model].become_ready(started)
+        if failures and len(failures) == len(now):
+            raise failures[0]
 
     def force(self, model: str) -> None:
         """End what runs on a model, and what still comes until it is unloaded."""

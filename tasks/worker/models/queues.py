@@ -23,6 +23,10 @@ class ModelQueues:
         """Take no more of them; what waits is for other workers."""
         ignore_queue(self._app, self._worker_name, self._queue(model))
 
+    def drop(self, model: str) -> None:
+        """As :meth:`ignore`, before the worker takes its first message."""
+        self._app.amqp.queues.deselect(self._queue(model))
+
     def names(self) -> list[str]:
         """The queues that are listened to now."""
         return list(self._app.amqp.queues.consume_from)
