@@ -6,8 +6,6 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
-import psutil
-
 from engines.sizing import mebibytes
 
 log = logging.getLogger(__name__)
@@ -42,7 +40,7 @@ class DeviceMemory:
                 if infos:
                     fullest = min(infos, key=lambda info: info.free / info.total)
                     return Memory(int(fullest.total), int(fullest.free))
-        host = psutil.virtual_memory()
+        host = _host()
         return Memory(host.total, host.available)
 
     def holders(self) -> str:
@@ -69,7 +67,14 @@ class DeviceMemory:
 
 def host_memory_free() -> int:
     """Return how many bytes of the host's memory can be had without swapping."""
-    return int(psutil.virtual_memory().available)
+    return int(_host().available)
+
+
+def _host() -> Any:
+    # It comes with vLLM: a worker of the web packages alone has none, and does not ask.
+    import psutil
+
+    return psutil.virtual_memory()
 
 
 @contextmanager
@@ -91,6 +96,8 @@ def _nvml() -> Iterator[Any]:
 
 
 def _name(pid: int) -> str:
+    import psutil
+
     try:
         return f" ({psutil.Process(pid).name()})"
     except psutil.Error:

@@ -1,6 +1,8 @@
 """What part of a card's memory a model is given, and what it needs at the least: for workers that serve several."""
 
+from functools import lru_cache
 from pathlib import Path
+from typing import Any
 
 from engines.model_spec import ModelSpec
 from engines.sizing import CONTEXT_BYTES, UTILIZATION, CannotSize, Sizes, read_folder, sizes_of
@@ -28,13 +30,20 @@ def least_memory(spec: ModelSpec) -> int | None:
 
 
 def weights_bytes(spec: ModelSpec) -> int | None:
-    """Return the bytes of the model's weights on one card; None where its files do not tell."""
+    """Return the bytes of the model's weights on all cards together; None where its files do not tell."""
     sizes = _sizes(spec)
-    return None if sizes is None else sizes.weights
+    return None if sizes is None else sizes.weights * spec.tensor_parallel_size
 
 
 def _sizes(spec: ModelSpec) -> Sizes | None:
     try:
-        return sizes_of(spec, *read_folder(Path(spec.location)))
-    except CannotSize:
+        changed = (Path(spec.location) / "config.json").stat().st_mtime_ns
+        return sizes_of(spec, *_read_folder(spec.location, changed))
+    except (CannotSize, OSError):
         return None
+
+
+@lru_cache(maxsize=64)
+def _read_folder(location: str, changed: int) -> tuple[dict[str, Any], int]:
+    """Read each folder once: the sizes are asked for again and again where engines are waited for."""
+    return read_folder(Path(location))

@@ -15,6 +15,7 @@ from engines.errors import ConfigError
 from engines.model_entry import is_template_text
 from engines.model_spec import GenerationDefaults, ModelSpec, Task
 from engines.models.fetch import recorded_dtype
+from engines.shares import memory_share
 from engines.vllm.internals import WrongArgument, engine_argument_parser, known_parsers
 from text import decode
 
@@ -55,6 +56,10 @@ def engine_arguments(spec: ModelSpec, logging_config: str | None = None) -> Asyn
         # On a CPU vLLM's own choice is a second process, and both spin (``engines.vllm.cpu``). A model that is
         # split over several GPUs keeps vLLM's choice, whose processes watch the core's death themselves.
         arguments["distributed_executor_backend"] = _EXECUTOR
+    if spec.kv_cache_memory_bytes is not None and spec.gpu_memory_utilization is None and not current_platform.is_cpu():
+        # On a GPU vLLM asks for its usual share to be free even where the cache has a size of its own.
+        total = current_platform.get_device_total_memory()
+        arguments["gpu_memory_utilization"] = max(0.01, round(memory_share(spec, total), 3))
     if spec.sleep_mode and current_platform.is_sleep_mode_available():
         arguments["enable_sleep_mode"] = True
     if spec.takes_adapters:

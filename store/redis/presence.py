@@ -146,6 +146,8 @@ class Fleet:
 
     def loading(self, model: str) -> list[WorkerInfo]:
         def loads(worker: WorkerInfo) -> bool:
+            if worker.state in (State.DRAINING, State.FAILED):
+                return False
             if worker.state == State.LOADING and model in worker.models:
                 return True
             return worker.model_states.get(model, {}).get("state") in ModelStatus.COMING

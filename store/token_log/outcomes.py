@@ -98,7 +98,7 @@ def cannot_load(model: str) -> Failure:
 def waited_for_model(model: str, seconds: float) -> Failure:
     return Failure(
         Code.MODEL_NOT_READY,
-        f"Model '{model}' could not be loaded within {seconds:g} seconds: other models are busy in its place",
+        f"Model '{model}' was not loaded within {seconds:g} seconds: it takes longer, or others are busy in its place",
         (Detail("model_not_ready", "", "Nothing was generated; try again shortly, or ask a model that is loaded"),),
     )
 

@@ -2,50 +2,69 @@
 
 import base64
 import json
+from datetime import UTC, datetime
 from typing import Any
 
 import redis.asyncio
 
 from store.redis import keys
+from store.token_log.entries import Entry, Kind
 from store.token_log.log import entries_from_rows
 from tasks.broker.messages import list_of
 from tasks.broker.names import PRIORITY_STEPS, model_queue
 
-#: Messages of each priority that are looked at, oldest first: one that is really waited for is enough.
-_LOOK_AT = 50
+#: Messages that are looked at in one round trip.
+_PAGE = 50
 
 
 async def anybody_waits(client: redis.asyncio.Redis, model: str) -> bool:
     """Whether a request that waits in the model's queue is still wanted. Raises ``redis.RedisError``.
 
-    A message outlives its request: of a client that left, of a wait that was over. Those that have ended are taken out.
+    A message outlives its request: of a client that left, of a wait that was over. Those are taken out here; one that
+    merely nobody follows stays, since its client may come back.
     """
-    lists = [list_of(model_queue(model), step) for step in PRIORITY_STEPS]
-    async with client.pipeline(transaction=False) as pipeline:
-        for name in lists:
-            # They enter at the head, and are taken from the tail.
-            pipeline.lrange(name, -_LOOK_AT, -1)
-        found = await pipeline.execute()
-    for name, messages in zip(lists, found, strict=True):
-        for message in reversed(messages):
-            if await _is_wanted(client, name, message):
-                return True
+    for step in PRIORITY_STEPS:
+        if await _anybody_in(client, list_of(model_queue(model), step)):
+            return True
     return False
 
 
-async def _is_wanted(client: redis.asyncio.Redis, name: str, message: bytes) -> bool:
-    request_id = _request_id(message)
-    async with client.pipeline(transaction=False) as pipeline:
-        pipeline.xrevrange(keys.log(request_id), count=1)
-        pipeline.pubsub_numsub(keys.log_channel(request_id))
-        last, followers = await pipeline.execute()
-    if any(entry.terminal for entry in entries_from_rows(last)):
-        # redis-py's stubs know text alone; bytes are sent as they are.
-        await client.lrem(name, -1, message)  # type: ignore[arg-type]
-        return False
-    return any(int(count) for _, count in followers)
+async def _anybody_in(client: redis.asyncio.Redis, name: str) -> bool:
+    passed_over = 0
+    while True:
+        # They enter at the head, and are taken from the tail.
+        found: Any = await client.lrange(name, -passed_over - _PAGE, -passed_over - 1)
+        if not found:
+            return False
+        async with client.pipeline(transaction=False) as pipeline:
+            for message in found:
+                request_id, _ = _request(message)
+                pipeline.xrevrange(keys.log(request_id), count=1)
+                pipeline.pubsub_numsub(keys.log_channel(request_id))
+            answers = await pipeline.execute()
+        over = []
+        for message, last, followers in zip(found, answers[::2], answers[1::2], strict=True):
+            if _expired(message) or any(_is_over(entry, message) for entry in entries_from_rows(last)):
+                over.append(message)
+            elif any(int(count) for _, count in followers):
+                return True
+        for message in over:
+            await client.lrem(name, -1, message)
+        passed_over += len(found) - len(over)
 
 
-def _request_id(message: bytes) -> str:
-    arguments: list[Any] = json.loads(base64.b64decode(json.loads(message)["body"]))[0]
-    return str(arguments[0])
+def _request(message: bytes) -> tuple[str, int]:
+    """Return the id and the attempt that a message is for."""
+    arguments, named, _ = json.loads(base64.b64decode(json.loads(message)["body"]))
+    return str(arguments[0]), int(named["attempt"])
+
+
+def _is_over(last: Entry, message: bytes) -> bool:
+    """Whether a request has ended, or its attempt was let go of: that is sent anew when its client comes back."""
+    return last.terminal or (last.kind == Kind.RELEASE and last.id.attempt >= _request(message)[1])
+
+
+def _expired(message: bytes) -> bool:
+    """Whether a worker would drop the message."""
+    expires = json.loads(message)["headers"].get("expires")
+    return expires is not None and datetime.fromisoformat(expires) < datetime.now(UTC)

@@ -95,10 +95,10 @@ class EngineStep(bootsteps.StartStopStep):
             raise WorkerShutdown(EX_UNAVAILABLE) from error
         loaded = self._host.models.engines()
         for model, each in self._desired.items():
+            # Not all that were to be loaded first need have come.
+            self._queues.choose(model, listen=model in loaded)
             if model in loaded:
                 self._host.run(self._load_adapters(each.spec))
-            else:
-                self._queues.drop(model)
         worker.app.host = self._host
         # What was made while loading stays: the collector need not look through it again and again.
         gc.collect()

@@ -18,6 +18,7 @@ from tasks.worker.inference.active_requests import ActiveRequests, StopReason
 from tasks.worker.models.hosted import DesiredModel
 from tasks.worker.models.hosted_models import HostedModels
 from tasks.worker.models.room import Room
+from tasks.worker.models.swapper import Swapper
 from tasks.worker.models.swapping import make_room_of, make_swapper
 
 log = logging.getLogger(__name__)
@@ -43,6 +44,7 @@ class EngineHost:
         self.state_changed = threading.Event()
         self.models = HostedModels(self.active_requests, self.state_changed, settings.models_root, on_demand=swap)
         self._room: Room | None = None
+        self._swapper: Swapper | None = None
         if swap:
             self._room = make_room_of(settings, visible_devices, self.active_requests)
         self._desired: Mapping[str, DesiredModel] = {}
@@ -87,6 +89,13 @@ class EngineHost:
         """From now on, load models when they are asked for, where the worker does that."""
         if self._room is not None:
             self.run(self._begin_swapping(self._room))
+
+    def begin_stopping(self) -> None:
+        """The worker was told to stop: nothing is loaded any more. May be called by a signal handler."""
+        # The consumer that would change its queues is about to end.
+        self.models.queues.queues = None
+        if self._swapper is not None:
+            self._swapper.stop()
 
     def run(self, coroutine: Coroutine[Any, Any, T]) -> T:
         """Run something on the loop and wait for it."""
@@ -138,8 +147,8 @@ class EngineHost:
 
     async def _begin_swapping(self, room: Room) -> None:
         client = self.publisher.client
-        swapper = make_swapper(self.settings, self.instance_id, self.models, self.active_requests, room, client)
-        self.models.spawn(swapper.run())
+        self._swapper = make_swapper(self.settings, self.instance_id, self.models, self.active_requests, room, client)
+        self.models.spawn(self._swapper.run())
 
     def _begin(self, request: Coroutine[Any, Any, None]) -> None:
         task = self._loop.create_task(request)

@@ -59,6 +59,7 @@ class Heartbeat:
         # Inside a signal handler: only note it, the thread acts.
         if self._drain_ends is None:
             self._drain_ends = time.monotonic() + self._host.settings.drain
+            self._host.begin_stopping()
         if self._state != State.FAILED:
             self._state = State.DRAINING
         self._changed.set()

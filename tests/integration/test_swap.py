@@ -62,9 +62,10 @@ def test_requests_to_and_fro_cost_few_loads(swapping: Stack) -> None:
     """M02: models are served by turns, not in the order of arrival, and nobody waits for ever."""
     began = time.monotonic()
     asked = []
+    # Longer than several stays: without them each of these would find its model and push another one out.
     for model in itertools.chain.from_iterable("abaacab" for _ in range(10)):
         asked.append(Asked(swapping, model))
-        time.sleep(0.03)
+        time.sleep(STAY / 8)
     assert [each.result().status_code for each in asked] == [200] * 70
     loaded = sum(loads(swapping, model) for model in "abc")
     turns = (time.monotonic() - began) / (STAY + LOAD)
@@ -100,7 +101,7 @@ def test_the_wait_has_a_bound_and_the_other_model_stays(tmp_path: Path) -> None:
         until(lambda: stack.fleet().living[0].in_flight == 1, 10, "the long answer runs")
         with stack.http() as http:
             message = refused(ask(http, "b"))
-            assert "could not be loaded within 2 seconds" in message
+            assert "was not loaded within 2 seconds" in message
             # Nobody waits any more: what was to give way stays, before its long answer has ended.
             becomes(http, "a", "ready")
             assert long.is_alive()
@@ -271,13 +272,16 @@ def test_two_workers_share_the_models(swapping: Stack) -> None:
 
 
 def test_frozen_redis_loses_nobody(swapping: Stack) -> None:
+    long = Asked(swapping, "a", tokens=150)
+    until(lambda: swapping.fleet().living[0].in_flight == 1, 10, "the long answer runs")
     waiting = [Asked(swapping, model) for model in "bcb"]
+    queued = [f"gpu-infer.{model}\x06\x169" for model in "bc"]
+    until(lambda: sum(swapping.client.llen(name) for name in queued) == 3, 10, "they wait in their queues")
     os.kill(swapping.redis.pid, signal.SIGSTOP)
     time.sleep(2)
     os.kill(swapping.redis.pid, signal.SIGCONT)
-    answers = [each.result() for each in waiting]
-    # A front door that could not send it said so; nothing that was taken is lost.
-    assert {answer.status_code for answer in answers} <= {200, 503}
+    assert [text_of(each.result()) for each in waiting] == [expected_text("x", 3)] * 3
+    assert text_of(long.result()) == expected_text("x", 150)
     with swapping.http() as http:
         assert text_of(ask(http, "c")) == expected_text("x", 3)
 

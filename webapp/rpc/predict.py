@@ -76,6 +76,9 @@ class PredictCall:
                     return
                 if isinstance(item, ServiceError):
                     raise item
+                if not self._announced:
+                    with self._lock:
+                        self._announced = True
                 yield item
 
     def _on_end(self) -> None:
@@ -155,11 +158,11 @@ class PredictCall:
         )
 
     def _announce_loading(self, model: str) -> None:
+        # Only what comes before the first message can be told.
         with self._lock:
-            if self._announced:
-                return
-            self._announced = True
-        self._context.send_initial_metadata((("x-model-loading", model),))
+            if not self._announced:
+                self._announced = True
+                self._context.send_initial_metadata((("x-model-loading", model),))
 
     def _relay(self, stream: RequestStream, line: AnswerRecord) -> None:
         with self._lock:

@@ -29,6 +29,8 @@ class HostedModel:
     since: float = field(default_factory=time.time)
     #: Why it failed.
     reason: str = ""
+    #: The entry with its weights on this host, once they are.
+    fetched: ModelSpec | None = None
     engine: Engine | None = None
     #: Whether the engine can be asked.
     loaded: bool = False
@@ -43,6 +45,11 @@ class HostedModel:
     load_seconds: float = 0.0
     #: How often it was loaded or woken.
     loads: int = 0
+
+    @property
+    def spec(self) -> ModelSpec:
+        """The model as far as it is known: where its weights are, once they are here."""
+        return self.fetched or self.desired.spec
 
     def become(self, state: str, reason: str = "") -> None:
         self.state, self.reason, self.since, self.progress = state, reason, time.time(), None

@@ -9,7 +9,7 @@ import asyncio
 import logging
 import threading
 import time
-from collections.abc import Awaitable, Callable, Coroutine, Mapping, Sequence
+from collections.abc import Callable, Coroutine, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -26,10 +26,8 @@ log = logging.getLogger(__name__)
 #: How long a drained model goes on taking what front doors had sent before they saw it. Seconds: longer than their list
 #: of workers is old (``store.redis.presence.CACHE_SECONDS``), and than a message waits in a queue that is listened to.
 SETTLE_SECONDS = 2.0
-#: As much for a model whose queue was left first: a message may just be on its way out of it. Seconds.
-_LEFT_SECONDS = 0.3
 #: How often a drained model is looked at. Seconds.
-_LOOK_SECONDS = 0.1
+LOOK_SECONDS = 0.1
 #: States of a model that has no memory, and may be loaded.
 _AT_REST = (ModelStatus.UNLOADED, ModelStatus.ASLEEP, ModelStatus.FAILED)
 
@@ -43,10 +41,11 @@ class HostedModels:
         """``models_root`` is where models of the package index are kept; ``on_demand``: models are loaded when they are
         asked for (``tasks.worker.models.swapper``), not when they are told."""
         self.on_demand = on_demand
-        self._loader = ModelLoader(changed, models_root, sleeps=on_demand)
+        #: What starts and frees engines; for what belongs to this package.
+        self.loader = ModelLoader(changed, models_root, sleeps=on_demand)
         self._active_requests = active_requests
         #: Set when something changed that the worker's presence tells.
-        self._changed = changed
+        self.changed = changed
         self._models: dict[str, HostedModel] = {}
         self._tasks: set[asyncio.Task[None]] = set()
         self._loading = asyncio.Lock()
@@ -87,20 +86,28 @@ class HostedModels:
             self._models[model] = HostedModel(each, self.on_demand)
             if model not in now:
                 self._models[model].become(ModelStatus.UNLOADED)
-        failures: list[Exception] = []
-        async with self._loading:
-            for model in now:
-                started = time.monotonic()
-                try:
-                    await self._loader.start(self._models[model])
-                except LOAD_ERRORS as error:
-                    log.error("The model cannot be loaded: %s", error, extra={"model": model})
-                    failures.append(error)
-                    await self._give_up(self._models[model], str(error))
-                else:
-                    self._models[model].become_ready(started)
+        failures = [failure for model in now if (failure := await self._load_first(model)) is not None]
+        for model in desired:
+            # On demand, the first models may be one of many: then the next one is tried.
+            if len(failures) < len(now) or model in now or not self.on_demand:
+                continue
+            if await self._load_first(model) is None:
+                return
         if failures and len(failures) == len(now):
             raise failures[0]
+
+    async def _load_first(self, model: str) -> Exception | None:
+        """Load one model before the worker takes messages; return why it cannot be."""
+        hosted, started = self._models[model], time.monotonic()
+        async with self._loading:
+            try:
+                await self.loader.start(hosted)
+            except LOAD_ERRORS as error:
+                log.error("The model cannot be loaded: %s", error, extra={"model": model})
+                await self._give_up(hosted, str(error))
+                return error
+            hosted.become_ready(started)
+            return None
 
     def force(self, model: str) -> None:
         """End what runs on a model, and what still comes until it is unloaded."""
@@ -117,14 +124,8 @@ class HostedModels:
             if hosted is None:
                 self._models[model] = hosted = HostedModel(each, self.on_demand)
                 self._ask_for(hosted)
-            elif hosted.state in _AT_REST and hosted.desired != each:
-                asked, hosted.desired = hosted.desired.key != each.key, each
-                if hosted.state == ModelStatus.ASLEEP:
-                    # It would wake with its old entry.
-                    hosted.become(ModelStatus.UNLOADED)
-                    self.spawn(self._loader.stop(hosted))
-                if asked:
-                    self._ask_for(hosted)
+            elif hosted.desired != each:
+                self._take_over(hosted, each)
         for model, hosted in list(self._models.items()):
             if model in desired:
                 continue
@@ -133,20 +134,42 @@ class HostedModels:
                 self.spawn(self._drain(model, hosted))
             elif hosted.state in _AT_REST:
                 self._forget(model, hosted)
-                self.spawn(self._loader.stop(hosted))
-        self._changed.set()
+                self.spawn(self.loader.stop(hosted))
+        self.changed.set()
+
+    def _take_over(self, hosted: HostedModel, desired: DesiredModel) -> None:
+        """An operator changed a model's entry, or asks for it."""
+        asked = hosted.desired.key != desired.key
+        if hosted.state not in _AT_REST:
+            # What it runs with stays until it is loaded again; what was asked for is there, or coming, or comes back.
+            hosted.desired = DesiredModel(hosted.desired.spec, desired.key)
+            hosted.wanted = asked and self.on_demand and hosted.state == ModelStatus.DRAINING
+            return
+        hosted.desired, hosted.fetched = desired, None
+        if hosted.state == ModelStatus.ASLEEP:
+            # It would wake with its old entry.
+            hosted.become(ModelStatus.UNLOADED)
+            self.spawn(self.loader.stop(hosted))
+        if asked:
+            self._ask_for(hosted)
+
+    def refresh(self) -> None:
+        """Look again at what the worker shall serve: it may have been changed while something took its time."""
+        self.reconcile(self._desired)
 
     async def load(self, hosted: HostedModel) -> None:
         """Load a model beside those that are served; what goes wrong is told, and the others go on."""
         model = hosted.desired.spec.id
         async with self._loading:
-            if model not in self._desired:
+            if model not in self._desired or self._models.get(model) is not hosted:
+                # Taken away meanwhile, and perhaps asked for anew.
                 self._forget(model, hosted)
+                await self.loader.stop(hosted)
                 return
             started = time.monotonic()
             hosted.wanted = False
             try:
-                await self._loader.start(hosted)
+                await self.loader.start(hosted)
             except LOAD_ERRORS as error:
                 log.error("The model cannot be loaded: %s", error, extra={"model": model})
                 await self._give_up(hosted, str(error))
@@ -167,50 +190,18 @@ class HostedModels:
         # It may have been taken away again meanwhile.
         self.reconcile(self._desired)
 
-    async def give_way(self, models: Sequence[str], needed: Callable[[], Awaitable[bool]]) -> bool:
-        """Free models for another one: they take nothing new, what runs on them ends, and what waits goes on waiting.
-
-        False, and all is as before, where that is not ``needed`` any more.
-        """
-        leaving = [self._models[model] for model in models if model in self._models]
-        awake = [hosted for hosted in leaving if hosted.state == ModelStatus.READY]
-        for hosted in awake:
-            hosted.become(ModelStatus.DRAINING)
-        self._changed.set()
-        for hosted in awake:
-            await self.queues.leave(hosted.desired.spec.id)
-        settled = time.monotonic() + _LEFT_SECONDS
-        while time.monotonic() < settled or any(self._runs(hosted) for hosted in awake):
-            if not await needed():
-                for hosted in awake:
-                    await self._return(hosted)
-                return False
-            for hosted in awake:
-                if hosted.forced:
-                    self._active_requests.stop_all(StopReason.UNLOADED, hosted.desired.spec.id)
-            await asyncio.sleep(_LOOK_SECONDS)
-        for hosted in leaving:
-            if hosted.state == ModelStatus.ASLEEP:
-                await self._loader.stop(hosted)
-                hosted.become(ModelStatus.UNLOADED)
-            elif hosted in awake:
-                await self._loader.rest(hosted)
-            hosted.forced = False
-        # An operator may have taken one away meanwhile, or changed its entry.
-        self.reconcile(self._desired)
-        return True
-
     def refuse(self, hosted: HostedModel, reason: str) -> None:
         """Say that a model cannot be loaded, and leave the others as they are."""
         log.error("The model cannot be loaded: %s", reason, extra={"model": hosted.desired.spec.id})
         hosted.wanted = False
         hosted.become(ModelStatus.FAILED, reason)
-        self._changed.set()
+        self.spawn(self.loader.stop(hosted))
+        self.changed.set()
 
     def forgive(self, hosted: HostedModel) -> None:
         """Let a model that failed be asked for once more."""
         hosted.become(ModelStatus.UNLOADED, hosted.reason)
-        self._changed.set()
+        self.changed.set()
 
     async def stop_all(self) -> None:
         """Free every engine, whatever runs."""
@@ -218,7 +209,7 @@ class HostedModels:
             task.cancel()
         await asyncio.gather(*self._tasks, return_exceptions=True)
         for hosted in self._models.values():
-            await self._loader.stop(hosted)
+            await self.loader.stop(hosted)
 
     def _ask_for(self, hosted: HostedModel) -> None:
         """Load a model: at once, or when it is its turn."""
@@ -232,23 +223,23 @@ class HostedModels:
     async def _give_up(self, hosted: HostedModel, reason: str) -> None:
         hosted.loaded = False
         hosted.become(ModelStatus.FAILED, reason)
-        self._changed.set()
-        await self._loader.stop(hosted)
+        self.changed.set()
+        await self.loader.stop(hosted)
 
     async def _drain(self, model: str, hosted: HostedModel) -> None:
         """Take nothing new; once nothing runs any more, free the engine. Ends early when the model is desired again."""
         log.info("Model is drained, as an operator asked", extra={"model": model})
-        self._changed.set()
+        self.changed.set()
         settled = time.monotonic() + SETTLE_SECONDS
         listens = True
-        while time.monotonic() < settled or self._runs(hosted):
+        while time.monotonic() < settled or self.runs(hosted):
             if model in self._desired:
                 if listens:
                     hosted.forced = False
                     hosted.become(ModelStatus.READY)
                     self.reconcile(self._desired)
                 else:
-                    await self._return(hosted)
+                    await self.take_back(hosted)
                 return
             if hosted.forced:
                 self._active_requests.stop_all(StopReason.UNLOADED, model)
@@ -256,13 +247,26 @@ class HostedModels:
                 # By now nothing new comes in; what is in the queue of several is for the others.
                 listens = False
                 await self.queues.leave(model)
-            await asyncio.sleep(_LOOK_SECONDS)
-        await self._loader.stop(hosted)
+            await asyncio.sleep(LOOK_SECONDS)
+        await self.loader.stop(hosted)
         log.info("Model is unloaded", extra={"model": model})
         self._forget(model, hosted)
         self.reconcile(self._desired)
 
-    async def _return(self, hosted: HostedModel) -> None:
+    async def fetch(self, hosted: HostedModel) -> None:
+        """Get a model's weights onto this host, before another one gives way for it."""
+        try:
+            await self.loader.fetch(hosted)
+        except LOAD_ERRORS as error:
+            self.refuse(hosted, str(error))
+        except Exception as error:
+            log.exception("The model's weights cannot be fetched", extra={"model": hosted.desired.spec.id})
+            self.refuse(hosted, f"{type(error).__name__}; the worker's log has the details")
+        else:
+            hosted.become(ModelStatus.UNLOADED)
+        self.reconcile(self._desired)
+
+    async def take_back(self, hosted: HostedModel) -> None:
         """Let a model that was to go stay."""
         await self.queues.listen(hosted.desired.spec.id)
         hosted.forced = False
@@ -270,13 +274,13 @@ class HostedModels:
         # It may have been taken away again while the queue was joined.
         self.reconcile(self._desired)
 
-    def _runs(self, hosted: HostedModel) -> bool:
+    def runs(self, hosted: HostedModel) -> bool:
         return self._active_requests.of_model(hosted.desired.spec.id) > 0
 
     def _forget(self, model: str, hosted: HostedModel) -> None:
         if self._models.get(model) is hosted:
             del self._models[model]
-        self._changed.set()
+        self.changed.set()
 
     def spawn(self, work: Coroutine[Any, Any, None]) -> None:
         """Run something on the loop until the engines are freed."""

@@ -38,25 +38,32 @@ class ModelLoader:
         """Load a model's engine, or wake it. Raises ``EngineError``, ``ConfigError``."""
         if hosted.engine is not None and await self._wake(hosted, hosted.engine):
             return
-        spec = hosted.desired.spec
+        spec = hosted.fetched or await self.fetch(hosted)
         hosted.become(ModelStatus.LOADING)
         self._changed.set()
         log.info("Loading model", extra={"model": spec.id, "engine": spec.engine})
-        # Before anything is fetched for it.
-        require_known_engine(spec)
-        if spec.engine != "fake":
-            spec = await self._get_weights(spec, hosted)
         hosted.engine = create_engine(replace(spec, sleep_mode=self._sleeps and spec.sleep_mode is not False))
         await hosted.engine.start()
         hosted.loaded = True
         limit = hosted.engine.info().max_model_len
         log.info("Model is loaded", extra={"model": spec.id, "engine": spec.engine, "max_model_len": limit})
 
-    async def rest(self, hosted: HostedModel) -> None:
-        """Free the memory of a model that nothing runs on: it sleeps where it can, else its engine stops."""
+    async def fetch(self, hosted: HostedModel) -> ModelSpec:
+        """Return the model with its weights on this host. Raises ``EngineError``, ``ConfigError``."""
+        spec = hosted.desired.spec
+        # Before anything is fetched for it.
+        require_known_engine(spec)
+        found = spec if spec.engine == "fake" else await self._get_weights(spec, hosted)
+        if hosted.desired.spec is spec:
+            hosted.fetched = found
+        return found
+
+    async def rest(self, hosted: HostedModel, may_sleep: bool) -> None:
+        """Free the memory of a model that nothing runs on: it sleeps where it can and may, else its engine stops."""
         engine, model = hosted.engine, hosted.desired.spec.id
         hosted.loaded = False
-        if engine is not None and engine.can_sleep and not engine.dead and self._host_has_room(hosted.desired.spec):
+        sleeps = may_sleep and engine is not None and engine.can_sleep and not engine.dead
+        if sleeps and engine is not None and self._host_has_room(hosted.spec):
             try:
                 await engine.sleep()
             except EngineError as error:
@@ -120,8 +127,10 @@ class ModelLoader:
     @staticmethod
     def _host_has_room(spec: ModelSpec) -> bool:
         """Whether the host's memory can take the weights of a model that is put to sleep."""
+        if spec.engine == "fake":
+            return True
         weights = weights_bytes(spec)
-        return weights is None or host_memory_free() >= weights + _HOST_RESERVE
+        return weights is not None and host_memory_free() >= weights + _HOST_RESERVE
 
 
 #: What loading may raise that is the model's own fault, or its machine's.

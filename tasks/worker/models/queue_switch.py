@@ -24,24 +24,25 @@ class QueueSwitch:
         #: Set once the worker takes messages; before, there is nothing to change.
         self.queues: Queues | None = None
 
-    async def listen(self, model: str) -> None:
+    async def listen(self, model: str) -> bool:
         """Take a model's requests from its queue."""
-        await self._change(model, True)
+        return await self._change(model, True)
 
-    async def leave(self, model: str) -> None:
-        """Take no more of them."""
-        await self._change(model, False)
+    async def leave(self, model: str) -> bool:
+        """Take no more of them; False where that cannot be done."""
+        return await self._change(model, False)
 
-    async def _change(self, model: str, listen: bool) -> None:
+    async def _change(self, model: str, listen: bool) -> bool:
         if self.queues is None:
-            return
+            return True
         change = self.queues.listen if listen else self.queues.ignore
         for pause in _PAUSES:
             try:
                 await asyncio.to_thread(change, model)
-                return
+                return True
             except Exception as error:
                 log.warning("The model's queue cannot be changed now: %r", error, extra={"model": model})
                 await asyncio.sleep(pause)
         # What comes through a queue that was not left is handed on; one that was not joined is tried at the next load.
         log.error("The model's queue could not be changed", extra={"model": model, "listen": listen})
+        return False

@@ -23,9 +23,13 @@ class ModelQueues:
         """Take no more of them; what waits is for other workers."""
         ignore_queue(self._app, self._worker_name, self._queue(model))
 
-    def drop(self, model: str) -> None:
-        """As :meth:`ignore`, before the worker takes its first message."""
-        self._app.amqp.queues.deselect(self._queue(model))
+    def choose(self, model: str, listen: bool) -> None:
+        """As :meth:`listen` and :meth:`ignore`, before the worker takes its first message."""
+        queues = self._app.amqp.queues
+        if listen:
+            queues.select_add(self._queue(model)).no_ack = True
+        else:
+            queues.deselect(self._queue(model))
 
     def names(self) -> list[str]:
         """The queues that are listened to now."""

@@ -3,6 +3,7 @@
 import asyncio
 import logging
 import time
+from collections.abc import Collection
 from dataclasses import dataclass
 
 from engines.memory import SLACK, DeviceMemory
@@ -53,10 +54,10 @@ class Room:
                 chosen.append(occupant)
         return [occupant.model for occupant in chosen]
 
-    def plan(self, wanted: HostedModel, hosted: list[HostedModel]) -> Plan:
-        """Return what must happen before a model can be loaded beside those that are."""
-        spec = wanted.desired.spec
-        others = [occupant for occupant in self.occupants(hosted) if occupant.model != spec.id]
+    def plan(self, wanted: HostedModel, hosted: list[HostedModel], coming: Collection[str] = ()) -> Plan:
+        """Return what must happen before a model can be loaded beside those that are, or are ``coming``."""
+        spec = wanted.spec
+        others = [occupant for occupant in self.occupants(hosted, coming) if occupant.model != spec.id]
         share = self._share(spec)
         plan = make_room(share, others, time.monotonic(), self.rules.min_stay, self.rules.max_loaded)
         reason = plan.refused or self._too_large(spec, share)
@@ -64,18 +65,26 @@ class Room:
             return plan
         return Plan(refused=f"model {spec.id!r} does not fit: {reason}. {describe(spec)}".strip())
 
-    def occupants(self, hosted: list[HostedModel]) -> list[Occupant]:
-        """Return who has memory, and since when."""
-        return [self._occupant(each) for each in hosted if each.engine is not None]
+    def fit_together(self, one: HostedModel, other: HostedModel) -> bool:
+        """Whether two models may be loaded side by side."""
+        both = [Occupant(one.spec.id, self._share(one.spec), pinned=True)]
+        return not make_room(self._share(other.spec), both, 0, 0, self.rules.max_loaded).refused
 
-    async def wait_for_memory(self, spec: ModelSpec) -> None:
+    def occupants(self, hosted: list[HostedModel], coming: Collection[str] = ()) -> list[Occupant]:
+        """Return who has memory, and since when, or is about to get it."""
+        return [self._occupant(each, coming) for each in hosted if each.engine is not None or each.spec.id in coming]
+
+    async def wait_for_memory(self, hosted: HostedModel) -> None:
         """Wait for what an engine gave back; what another program holds is told, and the engine judges by itself."""
+        spec = hosted.spec
+        # What sleeps has its own context there.
+        own = 0 if hosted.engine is None else _ASLEEP_BYTES
         if spec.engine == "fake":
             return
         ends = time.monotonic() + _RETURN_SECONDS
         while True:
             memory = await asyncio.to_thread(self._memory.read)
-            needed = int((self._share(spec) - SLACK) * memory.total)
+            needed = int((self._share(spec) - SLACK) * memory.total) - own
             if memory.free >= needed:
                 return
             if time.monotonic() >= ends:
@@ -88,8 +97,10 @@ class Room:
                 return
             await asyncio.sleep(_LOOK_SECONDS)
 
-    def _occupant(self, hosted: HostedModel) -> Occupant:
-        spec, asleep = hosted.desired.spec, hosted.state == ModelStatus.ASLEEP
+    def _occupant(self, hosted: HostedModel, coming: Collection[str]) -> Occupant:
+        spec = hosted.spec
+        asleep = hosted.state == ModelStatus.ASLEEP and spec.id not in coming
+        can_sleep = hosted.engine is not None and hosted.engine.can_sleep
         return Occupant(
             model=spec.id,
             share=self._asleep_share(spec) if asleep else self._share(spec),
@@ -99,6 +110,7 @@ class Room:
             load_seconds=hosted.load_seconds,
             used_at=max(hosted.ready_at, self._active_requests.ended_at.get(spec.id, 0.0)),
             asleep=asleep,
+            asleep_share=self._asleep_share(spec) if can_sleep else None,
         )
 
     def _share(self, spec: ModelSpec) -> float:

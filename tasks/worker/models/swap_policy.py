@@ -29,6 +29,8 @@ class Occupant:
     used_at: float = 0.0
     #: It holds little and answers nothing: the first to be freed.
     asleep: bool = False
+    #: What it would go on holding if it slept; None where it cannot.
+    asleep_share: float | None = None
 
 
 @dataclass(frozen=True)
@@ -37,6 +39,8 @@ class Plan:
     ``refused``, which tells why) it never will."""
 
     victims: tuple[str, ...] = ()
+    #: Those of the victims that may sleep: what they go on holding leaves room enough.
+    sleepers: tuple[str, ...] = ()
     wait: float = 0.0
     refused: str = ""
 
@@ -75,7 +79,18 @@ def make_room(share: float, occupants: Sequence[Occupant], now: float, min_stay:
     wait = max((stays_for(each) for each in victims), default=0.0)
     if wait > 0:
         return Plan(wait=wait)
-    return Plan(victims=tuple(each.model for each in victims))
+    return Plan(tuple(each.model for each in victims), _sleepers(share, staying, victims))
+
+
+def _sleepers(share: float, staying: Sequence[Occupant], victims: Sequence[Occupant]) -> tuple[str, ...]:
+    taken, found = share + sum(each.share for each in staying), []
+    for victim in victims:
+        held = victim.asleep_share
+        if victim.asleep or held is None or taken + held > 1 + _ROUNDING:
+            continue
+        taken += held
+        found.append(victim.model)
+    return tuple(found)
 
 
 def _fits(share: float, others: Sequence[Occupant], max_loaded: int) -> bool:

@@ -13,6 +13,7 @@ from redis.exceptions import RedisError
 
 from store.redis.presence import Fleet, ModelStatus
 from tasks.worker.inference.active_requests import ActiveRequests
+from tasks.worker.models.giving_way import give_way
 from tasks.worker.models.hosted import HostedModel
 from tasks.worker.models.hosted_models import HostedModels
 from tasks.worker.models.room import Room
@@ -26,6 +27,8 @@ LOOK_SECONDS = 0.25
 _DEFER_SECONDS = 1.0
 #: After a load that failed, the next request tries again this much later. Seconds.
 RETRY_SECONDS = 30.0
+#: How often, while others give way, it is looked whether anybody still waits. Seconds.
+_ASK_SECONDS = 0.5
 
 
 class Swapper:
@@ -42,7 +45,7 @@ class Swapper:
         instance_id: str,
     ) -> None:
         """``anybody_waits`` tells whether somebody waits for a model, ``fleet`` who serves what; ``claim`` is true for
-        one worker only among several that would load a model at once."""
+        one worker only among several that would load a model at once, and is to be repeated."""
         self._models = models
         self._active_requests = active_requests
         self._room = room
@@ -52,11 +55,21 @@ class Swapper:
         self._instance_id = instance_id
         #: Model -> since when somebody has been waiting for it (``time.monotonic``).
         self._waiting: dict[str, float] = {}
+        #: Models that are being brought, or fetched; of the first, the memory is theirs already.
+        self._bringing: set[str] = set()
+        self._fetching: set[str] = set()
+        #: Models that give way to one that is being brought.
+        self._leaving: set[str] = set()
+        self._stopping = False
         self._lost_redis = False
 
+    def stop(self) -> None:
+        """The worker is told to stop: nothing gives way any more, and what waits is for others."""
+        self._stopping = True
+
     async def run(self) -> None:
-        """Look and act until cancelled."""
-        while True:
+        """Look and act until cancelled, or stopped."""
+        while not self._stopping:
             try:
                 await self._look()
                 self._lost_redis = False
@@ -70,46 +83,88 @@ class Swapper:
             await asyncio.sleep(LOOK_SECONDS)
 
     async def _look(self) -> None:
-        self._forgive()
+        for failed in self._models.all():
+            if failed.state == ModelStatus.FAILED and time.time() - failed.since >= RETRY_SECONDS:
+                self._models.forgive(failed)
         await self._see_who_waits()
+        first: HostedModel | None = None
         for model in sorted(self._waiting, key=lambda model: self._waiting[model]):
             hosted = self._hosted(model)
-            if hosted is not None and not await self._bring(hosted):
+            if hosted is None or model in self._bringing or self._fetch(hosted):
                 continue
-            # Whatever was done took its time: look again at who waits.
-            return
+            if first is not None and not self._room.fit_together(first, hosted):
+                # Its turn comes after the one that has waited longer: it must not take the place that is kept for it.
+                continue
+            plan = self._room.plan(hosted, self._models.all())
+            if plan.refused:
+                self._models.refuse(hosted, plan.refused)
+            elif plan.wait > 0 or (self._bringing and (plan.victims or not self._fits_later(hosted))):
+                first = first or hosted
+            elif await self._is_ours(hosted, plan):
+                self._bringing.add(model)
+                self._models.spawn(self._bring(hosted, plan))
         await self._unload_idle()
 
-    async def _bring(self, hosted: HostedModel) -> bool:
-        """Load a model that is waited for. False where it is not its time yet."""
-        spec = hosted.desired.spec
-        plan = self._room.plan(hosted, self._models.all())
-        if plan.refused:
-            self._models.refuse(hosted, plan.refused)
+    async def _bring(self, hosted: HostedModel, plan: Plan) -> None:
+        """Load a model that is waited for. What goes wrong is looked at again."""
+        model, victims = hosted.spec.id, plan.victims
+        self._leaving |= set(victims)
+        try:
+            if plan.victims:
+                log.info("Models give way", extra={"model": model, "victims": ", ".join(plan.victims)})
+                needed = self._still_needed(hosted)
+                if not await give_way(self._models, self._active_requests, plan.victims, plan.sleepers, needed):
+                    log.info("Nobody waits any more, the models stay", extra={"model": model})
+                    return
+                plan = self._room.plan(hosted, self._models.all(), self._bringing)
+            self._leaving -= set(victims)
+            if plan.victims or plan.wait or plan.refused:
+                # Something took the place meanwhile.
+                return
+            if hosted.state not in (ModelStatus.UNLOADED, ModelStatus.ASLEEP) or self._stopping:
+                # An operator took it away meanwhile.
+                return
+            hosted.become(ModelStatus.LOADING)
+            self._models.changed.set()
+            await self._room.wait_for_memory(hosted)
+            await self._models.load(hosted)
+        except Exception:
+            log.exception("The model cannot be brought", extra={"model": model})
+            if hosted.state == ModelStatus.LOADING:
+                hosted.become(ModelStatus.UNLOADED)
+        finally:
+            self._bringing.discard(model)
+            self._leaving -= set(victims)
+            self._waiting.pop(model, None)
+
+    def _fits_later(self, hosted: HostedModel) -> bool:
+        """Whether a model fits beside those that will be there once the present change is through."""
+        staying = [each for each in self._models.all() if each.spec.id not in self._leaving]
+        plan = self._room.plan(hosted, staying, self._bringing)
+        return not (plan.victims or plan.wait or plan.refused)
+
+    def _fetch(self, hosted: HostedModel) -> bool:
+        """Get the weights of a model first, while the others go on. False where they are here."""
+        model = hosted.spec.id
+        if hosted.fetched is not None or hosted.engine is not None:
             return False
-        if plan.wait > 0 or not await self._is_ours(hosted, busy=self._gives_way_running(plan)):
-            return False
-        if plan.victims:
-            log.info("Models give way", extra={"model": spec.id, "victims": ", ".join(plan.victims)})
-            if not await self._models.give_way(plan.victims, lambda: self._still_waited_for(spec.id)):
-                log.info("Nobody waits any more, the models stay", extra={"model": spec.id})
-                return True
-        if hosted.state not in (ModelStatus.UNLOADED, ModelStatus.ASLEEP):
-            # An operator took it away meanwhile.
-            return True
-        await self._room.wait_for_memory(spec)
-        await self._models.load(hosted)
-        self._waiting.pop(spec.id, None)
+        if model not in self._fetching:
+            self._fetching.add(model)
+            self._models.spawn(self._fetched(hosted))
         return True
 
-    def _gives_way_running(self, plan: Plan) -> bool:
-        return any(self._active_requests.of_model(model) for model in plan.victims)
+    async def _fetched(self, hosted: HostedModel) -> None:
+        try:
+            await self._models.fetch(hosted)
+        finally:
+            self._fetching.discard(hosted.spec.id)
 
-    async def _is_ours(self, hosted: HostedModel, busy: bool) -> bool:
+    async def _is_ours(self, hosted: HostedModel, plan: Plan) -> bool:
         """Whether this worker is the one to load a model: no other does, or has it."""
-        model = hosted.desired.spec.id
+        model = hosted.spec.id
         if hosted.wanted:
             return True
+        busy = any(self._active_requests.of_model(victim) for victim in plan.victims)
         if busy and time.monotonic() - self._waiting[model] < _DEFER_SECONDS:
             return False
         fleet = await self._fleet()
@@ -119,36 +174,46 @@ class Swapper:
         return await self._claim(model)
 
     async def _see_who_waits(self) -> None:
+        waiting = {}
         for hosted in self._models.all():
-            model = hosted.desired.spec.id
+            model = hosted.spec.id
             at_rest = hosted.state in (ModelStatus.UNLOADED, ModelStatus.ASLEEP)
             if at_rest and (hosted.wanted or await self._anybody_waits(model)):
-                self._waiting.setdefault(model, time.monotonic())
-            else:
-                self._waiting.pop(model, None)
+                waiting[model] = self._waiting.get(model, time.monotonic())
+            elif model in self._fetching and model in self._waiting:
+                waiting[model] = self._waiting[model]
+        self._waiting = waiting
 
-    async def _still_waited_for(self, model: str) -> bool:
-        hosted = self._hosted(model)
-        if hosted is None:
-            return False
-        try:
-            return hosted.wanted or await self._anybody_waits(model)
-        except (RedisError, OSError):
-            # Who cannot be asked for is not missed.
-            return True
+    def _still_needed(self, hosted: HostedModel) -> Callable[[], Awaitable[bool]]:
+        """Return what tells whether a model is still waited for; it repeats the claim."""
+        asked_at, answer = 0.0, True
 
-    def _forgive(self) -> None:
-        for hosted in self._models.all():
-            if hosted.state == ModelStatus.FAILED and time.time() - hosted.since >= RETRY_SECONDS:
-                self._models.forgive(hosted)
+        async def needed() -> bool:
+            nonlocal asked_at, answer
+            if self._stopping or self._hosted(hosted.spec.id) is not hosted:
+                return False
+            if time.monotonic() - asked_at >= _ASK_SECONDS:
+                asked_at = time.monotonic()
+                try:
+                    answer = hosted.wanted or await self._anybody_waits(hosted.spec.id)
+                    await self._claim(hosted.spec.id)
+                except (RedisError, OSError):
+                    # Who cannot be asked for is not missed.
+                    answer = True
+            return answer
+
+        return needed
 
     async def _unload_idle(self) -> None:
         idle, now = self._room.rules.idle, time.monotonic()
-        for occupant in self._room.occupants(self._models.all()) if idle else []:
+        if not idle or self._bringing:
+            return
+        for occupant in self._room.occupants(self._models.all()):
             unused = not (occupant.pinned or occupant.running or occupant.asleep)
             if unused and now - occupant.used_at >= idle:
                 log.info("Nobody uses the model", extra={"model": occupant.model})
-                await self._models.give_way([occupant.model], _always)
+                sleepers = [occupant.model] if occupant.asleep_share is not None else []
+                await give_way(self._models, self._active_requests, [occupant.model], sleepers, _always)
 
     def _hosted(self, model: str) -> HostedModel | None:
         return next((hosted for hosted in self._models.all() if hosted.desired.spec.id == model), None)

@@ -83,13 +83,13 @@ def test_at_the_start_pinned_ones_come_first() -> None:
 
 
 def test_memory_that_comes_back_is_waited_for(caplog: pytest.LogCaptureFixture) -> None:
-    asyncio.run(room(10, 1, 2, 9.5).wait_for_memory(DEMO))
+    asyncio.run(room(10, 1, 2, 9.5).wait_for_memory(hosted(DEMO)))
     assert caplog.text == ""
 
 
 def test_who_holds_it_is_named_when_it_does_not_come_back(caplog: pytest.LogCaptureFixture) -> None:
     with caplog.at_level(logging.WARNING):
-        asyncio.run(room(10, 4).wait_for_memory(DEMO))
+        asyncio.run(room(10, 4).wait_for_memory(hosted(DEMO)))
     assert "4.00 GiB of 9.00 GiB; held: 6.00 GiB by process 42 (game)" in caplog.text
 
 
