@@ -60,3 +60,11 @@ def test_a_number_of_models_may_be_the_bound() -> None:
     # One that sleeps is not loaded.
     assert plan(0.1, Occupant("a", 0.1), Occupant("b", 0.1, asleep=True), max_loaded=2) == Plan()
     assert plan(0.1, Occupant("a", 0.1, pinned=True), max_loaded=1).refused
+
+
+def test_what_would_sleep_must_leave_room_enough() -> None:
+    assert plan(0.9, Occupant("a", 0.9, asleep_share=0.05)).sleepers == ("a",)
+    assert plan(0.96, Occupant("a", 0.9, asleep_share=0.05)).sleepers == ()
+    assert plan(0.9, Occupant("a", 0.9)).sleepers == ()
+    two = [Occupant("a", 0.5, used_at=1, asleep_share=0.05), Occupant("b", 0.5, used_at=2, asleep_share=0.06)]
+    assert plan(0.9, *two).sleepers == ("a",)
