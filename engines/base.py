@@ -7,7 +7,7 @@ from pathlib import Path
 
 from engines.errors import ConfigError, EngineError
 from engines.model_spec import ModelSpec
-from engines.types import Chunk, EngineInfo, GenerateRequest, HttpCall, HttpStart
+from engines.types import Chunk, EngineInfo, GenerateRequest, HttpCall, HttpPart, HttpStart
 
 #: Engine name -> ``module:class``. Looked up late, so that naming one imports no vLLM.
 ENGINES = {
@@ -58,8 +58,8 @@ class Engine(ABC):
         """
 
     @abstractmethod
-    def openai(self, call: HttpCall) -> AsyncGenerator[HttpStart | bytes, None]:
-        """Answer an OpenAI-compatible call: one ``HttpStart``, then the body's bytes.
+    def openai(self, call: HttpCall) -> AsyncGenerator[HttpStart | HttpPart, None]:
+        """Answer an OpenAI-compatible call: one ``HttpStart``, then the body's parts.
 
         Closing the generator aborts the call. Raises ``EngineDead``.
         """

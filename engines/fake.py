@@ -20,7 +20,9 @@ from engines.types import (
     EngineInfo,
     GenerateRequest,
     HttpCall,
+    HttpPart,
     HttpStart,
+    Portion,
     Sampling,
     Usage,
 )
@@ -131,13 +133,14 @@ class FakeEngine(Engine):
         self._step = None
         step.set()
 
-    async def openai(self, call: HttpCall) -> AsyncGenerator[HttpStart | bytes, None]:
+    async def openai(self, call: HttpCall) -> AsyncGenerator[HttpStart | HttpPart, None]:
         body = json.loads(call.body)
         chat = not call.path.endswith("/v1/completions")
         request = GenerateRequest(
             call.request_id,
             _last_message(body),
             Sampling(max_new_tokens=body.get("max_tokens")),
+            delivered=tuple(token for portion in call.delivered for token in portion.tokens),
         )
         head = {
             "id": f"{'chatcmpl' if chat else 'cmpl'}-{call.request_id}",
@@ -146,38 +149,50 @@ class FakeEngine(Engine):
         }
         if body.get("stream"):
             yield HttpStart(200, "text/event-stream; charset=utf-8")
-            async for event in self._stream(request, head, body.get("stream_options") or {}, chat):
-                yield b"data: " + event + b"\n\n"
+            async for part in self._stream(call, request, head, body.get("stream_options") or {}, chat):
+                yield HttpPart(b"data: " + part.data + b"\n\n", part.portions)
             return
         chunks = [chunk async for chunk in self.generate(request)]
         text = "".join(chunk.text for chunk in chunks)
         content = {"message": {"role": "assistant", "content": text}} if chat else {"text": text}
         usage = chunks[-1].usage
         yield HttpStart(200, "application/json")
-        yield _json(
-            {
-                **head,
-                "object": "chat.completion" if chat else "text_completion",
-                "choices": [{"index": 0, **content, "finish_reason": chunks[-1].finish_reason}],
-                "usage": usage.to_dict(),
-            }
-        )
+        answer = {
+            **head,
+            "object": "chat.completion" if chat else "text_completion",
+            "choices": [{"index": 0, **content, "finish_reason": chunks[-1].finish_reason}],
+            "usage": usage.to_dict(),
+        }
+        yield HttpPart(_json(answer))
+
+    async def _replayed(self, call: HttpCall, request: GenerateRequest) -> AsyncGenerator[Chunk, None]:
+        """Yield what was delivered once more, then what follows."""
+        usage = Usage(len(request.prompt.split()), 0)
+        for portion in call.delivered:
+            text = "".join(token_text(request.prompt, token) for token in portion.tokens)
+            usage = Usage(usage.prompt_tokens, usage.completion_tokens + len(portion.tokens))
+            yield Chunk(text, portion.tokens, portion.finish_reason, usage)
+            if portion.finish_reason is not None:
+                return
+        async for chunk in self.generate(request):
+            yield chunk
 
     async def _stream(
-        self, request: GenerateRequest, head: dict, options: dict, chat: bool
-    ) -> AsyncGenerator[bytes, None]:
+        self, call: HttpCall, request: GenerateRequest, head: dict, options: dict, chat: bool
+    ) -> AsyncGenerator[HttpPart, None]:
         head = {**head, "object": "chat.completion.chunk" if chat else "text_completion"}
         if chat:
             delta: dict[str, str] = {"role": "assistant", "content": ""}
-            yield _json({**head, "choices": [{"index": 0, "delta": delta, "finish_reason": None}]})
+            yield HttpPart(_json({**head, "choices": [{"index": 0, "delta": delta, "finish_reason": None}]}))
         usage = Usage(0, 0)
-        async for chunk in self.generate(request):
+        async for chunk in self._replayed(call, request):
             usage = chunk.usage
             content = {"delta": {"content": chunk.text}} if chat else {"text": chunk.text}
-            yield _json({**head, "choices": [{"index": 0, **content, "finish_reason": chunk.finish_reason}]})
+            event = {**head, "choices": [{"index": 0, **content, "finish_reason": chunk.finish_reason}]}
+            yield HttpPart(_json(event), (Portion(chunk.token_ids, chunk.finish_reason),))
         if options.get("include_usage"):
-            yield _json({**head, "choices": [], "usage": usage.to_dict()})
-        yield b"[DONE]"
+            yield HttpPart(_json({**head, "choices": [], "usage": usage.to_dict()}))
+        yield HttpPart(b"[DONE]")
 
     async def load_adapter(self, path: str) -> None:
         """It has no weights that an adapter could change."""

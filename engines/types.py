@@ -54,6 +54,16 @@ class Chunk:
     usage: Usage = Usage(0, 0)
 
 
+@dataclass(frozen=True, slots=True)
+class Portion:
+    """Tokens that an engine gave out together, and on the last ones why it ended."""
+
+    tokens: tuple[int, ...]
+    finish_reason: str | None = None
+    #: A stop string, or the id of a stop token, that the end is owed to.
+    stop_reason: int | str | None = None
+
+
 @dataclass(frozen=True)
 class HttpCall:
     """One call of the OpenAI-compatible surface, passed through to the engine."""
@@ -65,6 +75,16 @@ class HttpCall:
     adapter: str | None = None
     #: What the answer calls the model; None leaves the name that the body has.
     asked_name: str | None = None
+    #: What the delivered part of a stream was made of; the answer goes on after it.
+    delivered: tuple[Portion, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class HttpPart:
+    """Bytes of an answer's body, and what of the engine's output went into them, as far as that can be told."""
+
+    data: bytes
+    portions: tuple[Portion, ...] = ()
 
 
 @dataclass(frozen=True)

@@ -5,7 +5,7 @@ import asyncio
 from vllm.engine.arg_utils import AsyncEngineArgs
 from vllm.engine.protocol import EngineClient
 
-from engines.vllm.chunk_merging import MergingAsyncLLM
+from engines.vllm.continuation import ContinuingAsyncLLM
 from engines.vllm.engine import VllmEngine
 from engines.vllm.stats import LoadStats
 
@@ -16,7 +16,7 @@ class VllmAsyncEngine(VllmEngine):
     def _make_client(
         self, arguments: AsyncEngineArgs, load: LoadStats, loop: asyncio.AbstractEventLoop
     ) -> EngineClient:
-        client = MergingAsyncLLM.from_engine_args(arguments, stat_loggers=[load.factory()])
-        assert isinstance(client, MergingAsyncLLM)
+        client = ContinuingAsyncLLM.from_engine_args(arguments, stat_loggers=[load.factory()])
+        assert isinstance(client, ContinuingAsyncLLM)
         client.set_merge_limit(self.spec.chunk_merge_ms / 1000)
         return client

@@ -29,6 +29,7 @@ from engines.types import (
     EngineInfo,
     GenerateRequest,
     HttpCall,
+    HttpPart,
     HttpStart,
     Usage,
 )
@@ -183,7 +184,7 @@ class VllmEngine(Engine):
                 raise EngineDead(f"the engine of model {self.spec.id!r} stopped working") from error
             raise EngineError(f"the engine of model {self.spec.id!r} failed: {error.__cause__ or error}") from error
 
-    async def openai(self, call: HttpCall) -> AsyncGenerator[HttpStart | bytes, None]:
+    async def openai(self, call: HttpCall) -> AsyncGenerator[HttpStart | HttpPart, None]:
         client = self._require_client()
         assert self._openai_app is not None and self._answers is not None
         if call.adapter is not None:
@@ -201,12 +202,12 @@ class VllmEngine(Engine):
                     if part.status >= 400:
                         head, body = await answers.refusal(call, part, parts)
                         yield head
-                        yield body
+                        yield HttpPart(body)
                         return
-                elif is_error(part):
-                    part = await answers.error_event(call, part)
+                elif is_error(part.data):
+                    part = HttpPart(await answers.error_event(call, part.data))
                 elif names is not None:
-                    part = part.replace(*names, 1)
+                    part = HttpPart(part.data.replace(*names, 1), part.portions)
                 yield part
 
     async def load_adapter(self, path: str) -> None:

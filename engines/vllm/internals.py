@@ -16,13 +16,15 @@ from vllm.engine.protocol import EngineClient
 from vllm.entrypoints.launchers.api_server.app_state import init_app_state
 from vllm.entrypoints.launchers.app import build_app
 from vllm.entrypoints.launchers.cli_args import make_arg_parser
+from vllm.logprobs import append_logprobs_for_next_position
 from vllm.lora.request import LoRARequest
+from vllm.outputs import RequestOutput
 from vllm.reasoning import ReasoningParserManager
 from vllm.renderers.params import ChatParams, TokenizeParams
 from vllm.sampling_params import SamplingParams
 from vllm.tool_parsers import ToolParserManager
 from vllm.utils.argparse_utils import FlexibleArgumentParser
-from vllm.v1.engine import EngineCoreRequest
+from vllm.v1.engine import EngineCoreRequest, FinishReason
 from vllm.v1.engine.async_llm import AsyncLLM
 from vllm.v1.engine.detokenizer import IncrementalDetokenizer
 from vllm.v1.engine.exceptions import EngineDeadError, EngineGenerateError
@@ -32,10 +34,12 @@ from vllm.v1.metrics.loggers import StatLoggerBase
 from vllm.v1.metrics.stats import IterationStats, SchedulerStats
 
 __all__ = [
+    "EngineCoreRequest",
     "EngineDeadError",
     "EngineGenerateError",
     "HookedAsyncLLM",
     "IterationStats",
+    "ReplayedRequest",
     "RequestOutputCollector",
     "SchedulerStats",
     "StatLoggerBase",
@@ -55,6 +59,7 @@ __all__ = [
 #: vLLM's executor that computes in the engine core's own process (what it names "uni").
 ONE_PROCESS_EXECUTOR = "vllm.v1.executor.uniproc_executor.UniProcExecutor"
 
+_FINISH_REASONS = {str(reason): reason for reason in FinishReason}
 #: Text is tokenized as it is: the chat template brings the special tokens, and the
 #: length is checked by the caller, with a message that names the field.
 _TOKENIZE = TokenizeParams(max_total_tokens=None, add_special_tokens=False)
@@ -144,6 +149,39 @@ class TextReplay:
         """Return the new text of the tokens."""
         self._detokenizer.update(list(token_ids), stop_terminated=stopped)
         return self._detokenizer.get_next_output_text(finished=finished, delta=True)
+
+
+class ReplayedRequest:
+    """A request whose first outputs are made of tokens that are known already.
+
+    It is registered with the output processor as one that has just been sent, and what the engine says later goes on
+    from there: halves of characters, stop strings, offsets.
+    """
+
+    def __init__(
+        self, client: AsyncLLM, request: EngineCoreRequest, prompt: str | None, queue: RequestOutputCollector
+    ) -> None:
+        self._processor = client.output_processor
+        self._processor.add_request(request, prompt, None, 0, queue)
+        self._state = self._processor.request_states[request.request_id]
+
+    def output(self, tokens: Sequence[int], finish_reason: str | None, stop_reason: int | str | None) -> RequestOutput:
+        """Return the output that these tokens were given out with; with a reason it is the last one."""
+        state = self._state
+        reason = None if finish_reason is None else _FINISH_REASONS[finish_reason]
+        # A stop string was found in the text; all other ends are the engine's.
+        stopped = reason == FinishReason.STOP and not isinstance(stop_reason, str)
+        state.detokenizer.update(list(tokens), stopped)
+        logprobs = state.logprobs_processor.logprobs
+        if logprobs is not None:
+            for token in tokens:
+                # The client has the true ones: what is made of these is left out.
+                append_logprobs_for_next_position(logprobs, [token], [0.0], [""], 1, 0)
+        completion = state._new_completion_output(list(tokens), reason, stop_reason)
+        output: RequestOutput = state._new_request_output(state.external_req_id, [completion], reason is not None)
+        if reason is not None:
+            self._processor._finish_request(state)
+        return output
 
 
 class WrongArgument(Exception):

@@ -8,7 +8,7 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from typing import Any
 
-from engines.types import HttpCall, HttpStart
+from engines.types import HttpCall, HttpPart, HttpStart
 from engines.vllm.form_check import FormCheck
 
 #: How long a form may take to be judged. Seconds.
@@ -30,10 +30,10 @@ class OpenAIAnswers:
         self._judge = ThreadPoolExecutor(1, thread_name_prefix="form-check")
 
     async def refusal(
-        self, call: HttpCall, head: HttpStart, parts: AsyncGenerator[HttpStart | bytes, None]
+        self, call: HttpCall, head: HttpStart, parts: AsyncGenerator[HttpStart | HttpPart, None]
     ) -> tuple[HttpStart, bytes]:
         """Return a refusal whole, in OpenAI's words; ``parts`` is what follows its head."""
-        body = b"".join([part async for part in parts if isinstance(part, bytes)])
+        body = b"".join([part.data async for part in parts if isinstance(part, HttpPart)])
         error = _error_in(body)
         if error is None:
             return head, body

@@ -3,14 +3,16 @@
 import asyncio
 import contextlib
 from collections.abc import AsyncGenerator, MutableMapping
+from contextvars import copy_context
 from typing import Any
 
 from vllm.engine.protocol import EngineClient
 from vllm.lora.request import LoRARequest
 
 from engines.model_spec import ModelSpec
-from engines.types import HttpCall, HttpStart
+from engines.types import HttpCall, HttpPart, HttpStart
 from engines.vllm.arguments import chat_template_text, generation_config
+from engines.vllm.continuation import CURRENT_CALL, CallTokens
 from engines.vllm.internals import build_openai_app, has_chat_template, name_adapter
 
 #: An ASGI message.
@@ -35,14 +37,19 @@ class OpenAIApp:
         """Let the application know a loaded adapter as a model called ``name``."""
         name_adapter(self._app, name, adapter)
 
-    async def call(self, call: HttpCall) -> AsyncGenerator[HttpStart | bytes, None]:
+    async def call(self, call: HttpCall) -> AsyncGenerator[HttpStart | HttpPart, None]:
         """Yield the answer's head, then its body as it is written.
 
         Closing the generator tells the application that the client left, which aborts
         the generation.
         """
-        connection = _Connection(call)
-        task = asyncio.create_task(self._app(connection.scope, connection.receive, connection.send))
+        tokens = CallTokens(call.delivered)
+        connection = _Connection(call, tokens)
+        # The task, and what it starts, work for this call.
+        context = copy_context()
+        context.run(CURRENT_CALL.set, tokens)
+        work = self._app(connection.scope, connection.receive, connection.send)
+        task = asyncio.create_task(work, context=context)
         task.add_done_callback(lambda _: connection.parts.put_nowait(None))
         try:
             while (part := await connection.parts.get()) is not None:
@@ -75,8 +82,9 @@ def _options(spec: ModelSpec) -> dict[str, str | None]:
 class _Connection:
     """One request as an ASGI server would hold it."""
 
-    def __init__(self, call: HttpCall) -> None:
-        self.parts: asyncio.Queue[HttpStart | bytes | None] = asyncio.Queue()
+    def __init__(self, call: HttpCall, tokens: CallTokens) -> None:
+        self.parts: asyncio.Queue[HttpStart | HttpPart | None] = asyncio.Queue()
+        self._tokens = tokens
         self.disconnected = asyncio.Event()
         self._body: bytes | None = call.body
         self.scope: dict[str, Any] = {
@@ -113,4 +121,5 @@ class _Connection:
             content_type = headers.get("content-type", "application/json")
             self.parts.put_nowait(HttpStart(message["status"], content_type))
         elif message["type"] == "http.response.body" and message.get("body"):
-            self.parts.put_nowait(bytes(message["body"]))
+            # The application takes the engine's next output once this is sent: what was taken until now is in it.
+            self.parts.put_nowait(HttpPart(bytes(message["body"]), self._tokens.take()))

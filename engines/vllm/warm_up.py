@@ -86,7 +86,7 @@ async def _ask(model_id: str, app: OpenAIApp, kind: str, call: HttpCall) -> None
                 if isinstance(part, HttpStart):
                     status = part.status
                 else:
-                    answer += part
+                    answer += part.data
     except EngineDeadError:
         raise
     except Exception as error:

@@ -82,7 +82,8 @@ class LogSnapshot:
 
     @property
     def tokens(self) -> tuple[int, ...]:
-        return tuple(int(token) for entry in self.entries if entry.tokens for token in entry.tokens.split(b","))
+        texts = (entry for entry in self.entries if entry.kind == Kind.TEXT and entry.tokens)
+        return tuple(int(token) for entry in texts for token in entry.tokens.split(b","))
 
     @property
     def next_index(self) -> int:
@@ -92,6 +93,21 @@ class LogSnapshot:
     @property
     def has_body(self) -> bool:
         return any(entry.kind == Kind.BODY for entry in self.entries)
+
+    @property
+    def body(self) -> bytes:
+        return b"".join(entry.data for entry in self.entries if entry.kind == Kind.BODY)
+
+    @property
+    def body_tokens(self) -> str:
+        """What the body's bytes came from, as its writer told it."""
+        bodies = (entry for entry in self.entries if entry.kind == Kind.BODY and entry.tokens)
+        return ",".join(entry.tokens.decode() for entry in bodies)
+
+    @property
+    def content_type(self) -> str:
+        """Of the HTTP answer; '' before its head."""
+        return next((str(entry.json()["content_type"]) for entry in self.entries if entry.kind == Kind.HEAD), "")
 
     @property
     def has_head(self) -> bool:

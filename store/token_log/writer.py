@@ -63,6 +63,7 @@ class LogWriter:
         self._text: list[str] = []
         self._tokens: list[int] = []
         self._body: list[bytes] = []
+        self._body_tokens: list[str] = []
         self._confirmed_all = asyncio.Event()
 
     def start_at_index(self, index: int) -> None:
@@ -86,10 +87,15 @@ class LogWriter:
             self._text.append(text)
             self._transport.schedule_flush(self)
 
-    def body(self, data: bytes) -> None:
-        """Add bytes of an HTTP body. Raises ``Superseded`` once an append was refused."""
+    def body(self, data: bytes, tokens: str = "") -> None:
+        """Add bytes of an HTTP body, and the tokens that they came from, with commas between.
+
+        Raises ``Superseded`` once an append was refused.
+        """
         self._check()
         self._body.append(data)
+        if tokens:
+            self._body_tokens.append(tokens)
         self._transport.schedule_flush(self)
 
     def head(self, data: dict[str, Any]) -> None:
@@ -142,8 +148,8 @@ class LogWriter:
             self._text, self._tokens = [], []
             self._index += 1
         if self._body:
-            self._add(Kind.BODY, b"".join(self._body))
-            self._body = []
+            self._add(Kind.BODY, b"".join(self._body), ",".join(self._body_tokens).encode())
+            self._body, self._body_tokens = [], []
 
     def _add(self, kind: str, data: bytes, tokens: bytes = b"") -> None:
         self._entries.append(Entry(EntryId(self.attempt, len(self._entries) + FIRST_SEQUENCE), kind, data, tokens))

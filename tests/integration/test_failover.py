@@ -1,8 +1,10 @@
 """Workers that die, freeze, drain or come late, seen from a client's stream. On the fake engine."""
 
+import json
 import os
 import signal
 import threading
+import time
 from pathlib import Path
 from typing import Any
 
@@ -170,26 +172,39 @@ def test_a_queued_request_of_a_dead_worker_is_sent_again(own_stack: Stack) -> No
     assert found[0].json()["choices"][0]["text"] == expected_text("p", 3)
 
 
-def test_openai_streams_restart_when_nothing_was_delivered_and_else_say_so(pair: Stack) -> None:
-    """The engine's own surface cannot be continued in the middle: the client is told, not cut off."""
+@pytest.mark.parametrize("path", ["chat/completions", "completions"])
+def test_openai_streams_go_on_where_they_were(pair: Stack, path: str) -> None:
+    """One id, one time, one role, one end, one usage, and the text of an undisturbed run."""
     lines: list[str] = []
+    prompt = {"messages": [{"role": "user", "content": "p"}]} if path.startswith("chat") else {"prompt": "p"}
 
     def read() -> None:
-        body = {"model": "slow", "messages": [{"role": "user", "content": "p"}], "max_tokens": TOKENS, "stream": True}
+        body = {"model": "slow", **prompt, "max_tokens": TOKENS, "stream": True}
+        body["stream_options"] = {"include_usage": True}
         headers = {"Authorization": "Bearer test-key"}
-        url = f"{pair.openai_base}/chat/completions"
+        url = f"{pair.openai_base}/{path}"
         with pair.http(follow_redirects=True) as http, http.stream("POST", url, json=body, headers=headers) as response:
-            lines.extend(line for line in response.iter_lines() if line)
+            lines.extend(line for line in response.iter_lines() if line and not line.startswith(":"))
 
     thread = threading.Thread(target=read)
     thread.start()
     until(lambda: [info for info in pair.fleet().living if info.in_flight], 20, "a worker has it")
     busy = next(info for info in pair.fleet().living if info.in_flight)
     until(lambda: streams_written(pair), 20, "text was delivered")
+    # So that the second run's time is another one.
+    time.sleep(1.1)
     pair.stop(next(process for process in pair.processes if f"{process.name}@test" == busy.name), signal.SIGKILL)
     thread.join(30)
-    assert "cannot be continued" in lines[-2]
     assert lines[-1] == "data: [DONE]"
+    chunks = [json.loads(line.removeprefix("data: ")) for line in lines[:-1]]
+    assert len({(chunk["id"], chunk["created"], chunk["model"]) for chunk in chunks}) == 1
+    choices = [choice for chunk in chunks for choice in chunk["choices"]]
+    texts = [choice["delta"].get("content", "") if "delta" in choice else choice["text"] for choice in choices]
+    assert "".join(texts) == expected_text("p", TOKENS)
+    assert [choice["finish_reason"] for choice in choices if choice["finish_reason"]] == ["length"]
+    assert sum("role" in choice.get("delta", {}) for choice in choices) == path.startswith("chat")
+    [usage] = [chunk["usage"] for chunk in chunks if chunk.get("usage")]
+    assert usage["completion_tokens"] == TOKENS
 
 
 def streams_written(stack: Stack) -> bool:

@@ -85,8 +85,7 @@ TABLE: dict[str, dict[FaceType, Cell]] = {
         NativeWebSocket=_GIVEN_UP,
         OpenAIStream=_GIVEN_UP,
     ),
-    # OpenAI's bytes cannot be continued yet; an answer of which nothing was delivered is made anew.
-    "worker killed": inference("", None, _KILLED, OpenAIStream=_GIVEN_UP),
+    "worker killed": inference("", None, _KILLED),
     "client gone": everywhere(""),
     "process told to stop": everywhere(
         "INSUFFICIENT_RESOURCES",

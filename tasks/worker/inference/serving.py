@@ -10,7 +10,7 @@ from typing import Any
 
 from engines.base import Engine
 from engines.errors import EngineDead, InvalidRequest
-from engines.types import GenerateRequest, HttpCall, HttpStart, Sampling
+from engines.types import GenerateRequest, HttpCall, Sampling
 from settings import Settings
 from store.errors import Superseded
 from store.redis.request_records import RequestRecord, load_batched
@@ -21,6 +21,7 @@ from store.token_log.outcomes import Code, Detail, Failure
 from store.token_log.writer import LogWriter
 from tasks.worker.engine_host import EngineHost
 from tasks.worker.inference.active_requests import ActiveRequest, StopReason
+from tasks.worker.inference.http_relay import CannotContinue, relay
 
 log = logging.getLogger(__name__)
 
@@ -28,8 +29,6 @@ log = logging.getLogger(__name__)
 _LOAD_TIMEOUT_SECONDS = 60.0
 #: How long the closing entry may take to reach Redis. Seconds.
 _CLOSE_TIMEOUT_SECONDS = 10.0
-#: How an error begins in a stream of the OpenAI-compatible API.
-_ERROR_EVENT = b'data: {"error"'
 
 
 @dataclass
@@ -131,9 +130,6 @@ async def _generate(engine: Engine, active: ActiveRequest, request: GenerateRequ
 async def _relay_http(
     host: EngineHost, engine: Engine, active: ActiveRequest, delivered: LogSnapshot, served: ServedRequest
 ) -> None:
-    if delivered.has_body:
-        raise _CannotContinue
-    started = time.monotonic()
     call = HttpCall(
         active.record.id.removeprefix("gen-"),
         active.record.payload["path"],
@@ -141,19 +137,11 @@ async def _relay_http(
         _adapter_path(active.record.payload.get("adapter"), host.settings.adapters_root),
         active.record.payload.get("asked_name"),
     )
-    async with aclosing(engine.openai(call)) as parts:
-        async for part in parts:
-            if isinstance(part, HttpStart):
-                if part.status >= 400:
-                    served.outcome = "refused"
-                if not delivered.has_head:
-                    active.writer.head({"status": part.status, "content_type": part.content_type})
-                continue
-            if part.startswith(_ERROR_EVENT):
-                served.outcome = "refused"
-            served.count(started)
-            active.writer.body(part)
-    await active.writer.end(outcomes.finished(None, None))
+
+    def refuse() -> None:
+        served.outcome = "refused"
+
+    await relay(engine, call, active.writer, delivered, served.count, refuse)
 
 
 def _request(active: ActiveRequest, settings: Settings, delivered: LogSnapshot) -> GenerateRequest:
@@ -188,10 +176,6 @@ class _NotServed(Exception):
 
 class _EngineGone(Exception):
     """The engine was dead before the attempt began: the worker is about to leave, and is no victim of it."""
-
-
-class _CannotContinue(Exception):
-    """Part of an answer was delivered that no other worker can continue exactly."""
 
 
 async def _close(host: EngineHost, active: ActiveRequest, reason: Exception | StopReason) -> str:
@@ -238,7 +222,7 @@ def _failure(record: RequestRecord, error: Exception | StopReason) -> Failure:
             return outcomes.deadline_passed(record.deadline - record.created)
         case StopReason.UNLOADED:
             return outcomes.unloaded(record.model)
-        case _CannotContinue():
+        case CannotContinue():
             return Failure(
                 Code.INSUFFICIENT_RESOURCES,
                 "The worker was lost in the middle of the answer, and this kind of answer cannot be continued",

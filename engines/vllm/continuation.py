@@ -1,0 +1,126 @@
+"""A call of the OpenAI-compatible surface that another worker began, gone on with exactly where it was left.
+
+What vLLM's application makes of an engine's outputs (a chunk, the delta of a tool call, a thought) hangs on everything
+that came before. So the application is asked once more, from the start, and gets the delivered tokens once more, in the
+same portions, before the engine's new ones; the relay leaves out what the client has. The engine itself begins after
+the delivered tokens: they are part of its prompt, its grammar is moved past them, and they count as spent.
+
+While an answer is made, each portion is noted for the log with the part of the answer that came of it.
+"""
+
+from collections.abc import AsyncGenerator
+from contextvars import ContextVar
+from copy import copy
+from typing import Any
+
+from vllm.outputs import RequestOutput
+from vllm.sampling_params import SamplingParams
+
+from engines.types import Portion
+from engines.vllm.chunk_merging import MergingAsyncLLM
+from engines.vllm.executor import DELIVERED_ARGUMENT
+from engines.vllm.internals import EngineCoreRequest, ReplayedRequest, RequestOutputCollector
+
+#: Ends that are not the answer's.
+_BROKEN_OFF = ("abort", "error")
+
+
+class CallTokens:
+    """The tokens of one call: those that were delivered before, and those that its answer is being made of."""
+
+    def __init__(self, delivered: tuple[Portion, ...] = ()) -> None:
+        self.delivered = delivered
+        self._noted: list[Portion] = []
+        self._generations = 0
+        #: What was delivered, as outputs of the engine, until the application has got them.
+        self.outputs: list[RequestOutput] = []
+        self.continuable = True
+
+    def begin(self, parameters: SamplingParams, split: bool) -> None:
+        """A generation is begun for the call; ``split``: its model is split over several devices."""
+        self._generations += 1
+        if split and parameters.structured_outputs is not None:
+            # Its engine core is not ours, and would begin at the grammar's root.
+            self.continuable = False
+        # Several choices, or prompts, share one answer; the other values count what the engine itself has generated.
+        counts_own = parameters.presence_penalty or parameters.frequency_penalty
+        if self._generations > 1 or parameters.n != 1 or counts_own or parameters.prompt_logprobs is not None:
+            self.continuable = False
+
+    def note(self, output: RequestOutput) -> None:
+        """The application is given an output."""
+        if self.continuable:
+            [completion] = output.outputs
+            if completion.finish_reason in _BROKEN_OFF:
+                self.continuable = False
+                return
+            self._noted.append(Portion(tuple(completion.token_ids), completion.finish_reason, completion.stop_reason))
+
+    def take(self) -> tuple[Portion, ...]:
+        """Return what was given to the application since the last call."""
+        noted, self._noted = tuple(self._noted), []
+        return noted
+
+
+#: The call that the current task works for.
+CURRENT_CALL: ContextVar[CallTokens | None] = ContextVar("cy_llm_call", default=None)
+
+
+class ContinuingAsyncLLM(MergingAsyncLLM):
+    """vLLM's ``AsyncLLM`` that goes on with generations which another one began."""
+
+    def generate(self, prompt: Any, sampling_params: SamplingParams, *args: Any, **kwargs: Any) -> Any:
+        """As vLLM's own; within a call, its outputs are noted, and those delivered before come first."""
+        outputs = super().generate(prompt, sampling_params, *args, **kwargs)
+        call = CURRENT_CALL.get()
+        if call is None:
+            return outputs
+        call.begin(sampling_params, self.vllm_config.parallel_config.world_size > 1)
+        return self._noted(call, outputs)
+
+    @staticmethod
+    async def _noted(
+        call: CallTokens, outputs: AsyncGenerator[RequestOutput, None]
+    ) -> AsyncGenerator[RequestOutput, None]:
+        try:
+            async for output in outputs:
+                replayed, call.outputs = call.outputs, []
+                for earlier in replayed:
+                    call.note(earlier)
+                    yield earlier
+                call.note(output)
+                yield output
+        finally:
+            await outputs.aclose()
+
+    async def _add_request(
+        self, request: EngineCoreRequest, prompt: str | None, parent_req: Any, index: int, queue: RequestOutputCollector
+    ) -> None:
+        call = CURRENT_CALL.get()
+        if call is None or not call.delivered:
+            await super()._add_request(request, prompt, parent_req, index, queue)
+            return
+        self.on_collector(queue)
+        replayed = ReplayedRequest(self, request, prompt, queue)
+        *earlier, last = (replayed.output(each.tokens, each.finish_reason, each.stop_reason) for each in call.delivered)
+        if last.finished:
+            call.outputs = earlier
+            queue.put(last)
+            return
+        call.outputs = [*earlier, last]
+        await self.engine_core.add_request_async(_after(request, call.delivered))
+
+
+def _after(request: EngineCoreRequest, delivered: tuple[Portion, ...]) -> EngineCoreRequest:
+    """Return the request as the engine gets it: what was delivered is part of the prompt, and spent."""
+    tokens = [token for portion in delivered for token in portion.tokens]
+    later = copy(request)
+    later.prompt_token_ids = [*(request.prompt_token_ids or ()), *tokens]
+    parameters = request.params.clone()
+    assert isinstance(parameters, SamplingParams)
+    if parameters.max_tokens is not None:
+        parameters.max_tokens -= len(tokens)
+    parameters.min_tokens = max(0, parameters.min_tokens - len(tokens))
+    parameters.extra_args = {**(parameters.extra_args or {}), DELIVERED_ARGUMENT: len(tokens)}
+    later.sampling_params = parameters
+    return later

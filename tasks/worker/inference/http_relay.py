@@ -1,0 +1,80 @@
+"""A call of the OpenAI-compatible surface on an engine: its answer into the log, and on from where another left it."""
+
+import logging
+import time
+from collections.abc import Callable
+from contextlib import aclosing
+from dataclasses import replace
+
+from engines.base import Engine
+from engines.types import HttpCall, HttpPart, HttpStart
+from store.token_log import outcomes
+from store.token_log.log import LogSnapshot
+from store.token_log.writer import LogWriter
+from tasks.worker.inference.portions import decode_portions, encode_portions
+from tasks.worker.inference.seam import DoesNotFit, Seam
+
+log = logging.getLogger(__name__)
+
+#: How an error begins in a stream of the OpenAI-compatible API.
+_ERROR_EVENT = b'data: {"error"'
+_STREAM = "text/event-stream"
+
+
+class CannotContinue(Exception):
+    """Part of an answer was delivered that no other worker can continue exactly."""
+
+
+async def relay(
+    engine: Engine,
+    call: HttpCall,
+    writer: LogWriter,
+    delivered: LogSnapshot,
+    count: Callable[[float], None],
+    refused: Callable[[], None],
+) -> None:
+    """Write the answer to a call. ``count`` is told of each part with the time of the beginning, ``refused`` of errors.
+
+    Raises ``CannotContinue``, and what the engine raises.
+    """
+    seam: Seam | None = None
+    if delivered.has_body:
+        if not delivered.content_type.startswith(_STREAM):
+            # It is one part, and whole.
+            await writer.end(outcomes.finished(None, None))
+            return
+        portions = decode_portions(delivered.body_tokens)
+        if not portions:
+            raise CannotContinue
+        call, seam = replace(call, delivered=portions), Seam(delivered.body)
+    started = time.monotonic()
+    async with aclosing(engine.openai(call)) as parts:
+        async for part in parts:
+            if isinstance(part, HttpStart):
+                if part.status >= 400:
+                    if seam is not None:
+                        raise CannotContinue
+                    refused()
+                if not delivered.has_head:
+                    writer.head({"status": part.status, "content_type": part.content_type})
+                continue
+            if seam is not None:
+                joined = _join(seam, part)
+                if joined is None:
+                    continue
+                part = joined
+            if part.data.startswith(_ERROR_EVENT):
+                refused()
+            count(started)
+            writer.body(part.data, encode_portions(part.portions) if part.portions else "")
+    await writer.end(outcomes.finished(None, None))
+
+
+def _join(seam: Seam, part: HttpPart) -> HttpPart | None:
+    """Return what of a part is new; its tokens are in the log where its bytes are. Raises ``CannotContinue``."""
+    try:
+        data = seam.join(part.data)
+    except DoesNotFit:
+        log.warning("The answer cannot be gone on with: it would say something else than was delivered")
+        raise CannotContinue from None
+    return replace(part, data=data) if data else None

@@ -1,0 +1,48 @@
+"""The portions of an answer's tokens, as the log keeps them beside the bytes that were made of them.
+
+Whole numbers with commas between: a token id, with a plus sign where a portion begins; below zero, why the answer
+ended: the reason, and where a stop token is to blame, ``-100`` less its id. A portion without tokens is its end alone.
+"""
+
+from collections.abc import Iterable
+
+from engines.types import Portion
+
+_REASONS = {"stop": -2, "length": -3, "repetition": -4}
+_WORDS = {number: word for word, number in _REASONS.items()}
+_BEGIN = -1
+_STOP_TOKEN = -100
+
+
+def encode_portions(portions: Iterable[Portion]) -> str:
+    """Return what :func:`decode_portions` reads."""
+    words: list[str] = []
+    for portion in portions:
+        words += [f"+{token}" if index == 0 else str(token) for index, token in enumerate(portion.tokens)]
+        if not portion.tokens:
+            words.append(str(_BEGIN))
+        if portion.finish_reason is not None:
+            words.append(str(_REASONS[portion.finish_reason]))
+            if isinstance(portion.stop_reason, int):
+                words.append(str(_STOP_TOKEN - portion.stop_reason))
+    return ",".join(words)
+
+
+def decode_portions(text: str) -> tuple[Portion, ...]:
+    """Return the portions. A stop string is not kept: the detokenizer finds it again. Raises ``ValueError``."""
+    found: list[Portion] = []
+    for word in text.split(",") if text else []:
+        number = int(word)
+        if number == _BEGIN:
+            found.append(Portion(()))
+        elif word.startswith("+"):
+            found.append(Portion((number,)))
+        elif not found:
+            raise ValueError(f"a portion must begin first: {word!r}")
+        elif number >= 0:
+            found[-1] = Portion((*found[-1].tokens, number))
+        elif number <= _STOP_TOKEN:
+            found[-1] = Portion(found[-1].tokens, found[-1].finish_reason, _STOP_TOKEN - number)
+        else:
+            found[-1] = Portion(found[-1].tokens, _WORDS[number])
+    return tuple(found)

@@ -1,0 +1,63 @@
+"""Where one worker's part of a streamed answer ends and the next one's begins."""
+
+import json
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from engines.types import Portion
+from tasks.worker.inference.portions import decode_portions, encode_portions
+from tasks.worker.inference.seam import DoesNotFit, Seam
+
+
+def event(text: str, call_id: str = "call-1", created: int = 100, **more: object) -> bytes:
+    delta = {"content": text, "tool_calls": [{"index": 0, "id": call_id}]}
+    value = {"id": "chatcmpl-1", "created": created, "choices": [{"delta": delta, **more}]}
+    return b"data: " + json.dumps(value, separators=(",", ":")).encode() + b"\n\n"
+
+
+def test_what_the_client_has_is_left_out_and_the_rest_keeps_its_ids() -> None:
+    seam = Seam(event("a") + event("b"))
+    new = {"call_id": "call-2", "created": 200}
+    assert [seam.join(event(text, **new)) for text in "abc"] == [b"", b"", event("c")]  # type: ignore[arg-type]
+    assert seam.join(b"data: [DONE]\n\n") == b"data: [DONE]\n\n"
+
+
+def test_measures_may_differ_and_texts_may_not() -> None:
+    assert Seam(event("a", logprobs=[{"logprob": -0.1}])).join(event("a", logprobs=[{"logprob": 0.0}])) == b""
+    for other in (event("b"), event("a", finish_reason="stop"), b"data: [DONE]\n\n", b"event: x\n" + event("a")):
+        with pytest.raises(DoesNotFit):
+            Seam(event("a")).join(other)
+
+
+def test_named_events() -> None:
+    old, new = (b"event: made\n" + event("a", created=created) for created in (1, 2))
+    seam = Seam(old)
+    assert seam.join(new) == b""
+    assert seam.join(new) == old
+
+
+_PORTIONS = st.lists(
+    st.builds(
+        Portion,
+        st.lists(st.integers(0, 200_000), max_size=4).map(tuple),
+        st.sampled_from([None, "stop", "length", "repetition"]),
+    ),
+    max_size=5,
+)
+
+
+@given(_PORTIONS)
+def test_portions_come_back_as_they_were(portions: list[Portion]) -> None:
+    assert decode_portions(encode_portions(portions)) == tuple(portions)
+    # A version that knows nothing of them reads whole numbers.
+    assert all(int(word) < 200_001 for word in encode_portions(portions).split(",") if word)
+
+
+def test_a_stop_token_is_kept_and_a_stop_string_found_again() -> None:
+    by_token, by_string = Portion((1, 2), "stop", 2), Portion((3,), "stop", "end")
+    assert decode_portions(encode_portions([by_token])) == (by_token,)
+    assert decode_portions(encode_portions([by_string])) == (Portion((3,), "stop"),)
+    with pytest.raises(ValueError, match="must begin first"):
+        decode_portions("1")
