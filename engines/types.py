@@ -1,7 +1,7 @@
 """What goes into an engine and what comes out, on the wire between front door and worker."""
 
 from dataclasses import asdict, dataclass, field
-from typing import Any
+from typing import Any, NamedTuple
 
 
 @dataclass(frozen=True)
@@ -54,8 +54,7 @@ class Chunk:
     usage: Usage = Usage(0, 0)
 
 
-@dataclass(frozen=True, slots=True)
-class Portion:
+class Portion(NamedTuple):
     """Tokens that an engine gave out together, and on the last ones why it ended."""
 
     tokens: tuple[int, ...]
@@ -79,8 +78,7 @@ class HttpCall:
     delivered: tuple[Portion, ...] = ()
 
 
-@dataclass(frozen=True, slots=True)
-class HttpPart:
+class HttpPart(NamedTuple):
     """Bytes of an answer's body, and what of the engine's output went into them, as far as that can be told."""
 
     data: bytes

@@ -77,4 +77,4 @@ def _join(seam: Seam, part: HttpPart) -> HttpPart | None:
     except DoesNotFit:
         log.warning("The answer cannot be gone on with: it would say something else than was delivered")
         raise CannotContinue from None
-    return replace(part, data=data) if data else None
+    return HttpPart(data, part.portions) if data else None

@@ -17,14 +17,12 @@ _STOP_TOKEN = -100
 def encode_portions(portions: Iterable[Portion]) -> str:
     """Return what :func:`decode_portions` reads."""
     words: list[str] = []
-    for portion in portions:
-        words += [f"+{token}" if index == 0 else str(token) for index, token in enumerate(portion.tokens)]
-        if not portion.tokens:
-            words.append(str(_BEGIN))
-        if portion.finish_reason is not None:
-            words.append(str(_REASONS[portion.finish_reason]))
-            if isinstance(portion.stop_reason, int):
-                words.append(str(_STOP_TOKEN - portion.stop_reason))
+    for tokens, finish_reason, stop_reason in portions:
+        words.append(f"+{','.join(map(str, tokens))}" if tokens else str(_BEGIN))
+        if finish_reason is not None:
+            words.append(str(_REASONS[finish_reason]))
+            if isinstance(stop_reason, int):
+                words.append(str(_STOP_TOKEN - stop_reason))
     return ",".join(words)
 
 
