@@ -88,3 +88,27 @@ def test_the_messages_that_the_ladder_reads_are_vllm_s() -> None:
         assert sentence in source, f"{VERSION}: {path} no longer says: {sentence}"
     for sentence in list(words)[1:]:
         assert tuning.is_memory_failure(f"ValueError: {sentence}")
+
+
+def test_a_request_can_be_given_its_first_outputs_by_hand() -> None:
+    from vllm.logprobs import append_logprobs_for_next_position
+    from vllm.v1.engine.output_processor import RequestState
+
+    completion = ["self", "token_ids", "finish_reason", "stop_reason"]
+    assert parameters(RequestState._new_completion_output) == completion, VERSION
+    assert parameters(RequestState._new_request_output)[:4] == ["self", "external_req_id", "outputs", "finished"], (
+        VERSION
+    )
+    added = ["self", "request", "prompt", "parent_req", "request_index", "queue"]
+    assert parameters(OutputProcessor.add_request) == added, VERSION
+    assert parameters(OutputProcessor._finish_request) == ["self", "req_state"], VERSION
+    assert parameters(append_logprobs_for_next_position)[0] == "request_logprobs", VERSION
+
+
+def test_a_grammar_is_made_in_one_place_of_the_core() -> None:
+    from vllm.v1.structured_output import StructuredOutputManager
+    from vllm.v1.structured_output.backend_types import StructuredOutputGrammar
+
+    assert parameters(StructuredOutputManager._create_grammar) == ["self", "request"], VERSION
+    assert parameters(StructuredOutputManager._get_reasoner) == ["self", "request"], VERSION
+    assert parameters(StructuredOutputGrammar.accept_tokens) == ["self", "request_id", "tokens"], VERSION

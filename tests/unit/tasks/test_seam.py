@@ -3,7 +3,7 @@
 import json
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from engines.types import Portion
@@ -43,11 +43,13 @@ _PORTIONS = st.lists(
         Portion,
         st.lists(st.integers(0, 200_000), max_size=4).map(tuple),
         st.sampled_from([None, "stop", "length", "repetition"]),
+        st.none(),
     ),
     max_size=5,
 )
 
 
+@settings(deadline=None)
 @given(_PORTIONS)
 def test_portions_come_back_as_they_were(portions: list[Portion]) -> None:
     assert decode_portions(encode_portions(portions)) == tuple(portions)
