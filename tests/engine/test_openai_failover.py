@@ -150,7 +150,13 @@ def both_ready(stack: Stack) -> None:
     until(lambda: stack.find("w1") is not None and stack.find("w2") is not None, 240, "both workers are ready")
 
 
-@pytest.mark.parametrize("kind", BODIES)
+#: In every run; the others with ``--all``.
+_ALWAYS = ("chat", "JSON schema")
+
+
+@pytest.mark.parametrize(
+    "kind", [pytest.param(kind, marks=[] if kind in _ALWAYS else pytest.mark.full) for kind in BODIES]
+)
 def test_the_answer_goes_on(stack: Stack, kind: str, tmp_path: Path) -> None:
     both_ready(stack)
     expected = ask(stack, BODIES[kind])
@@ -166,6 +172,7 @@ def test_the_answer_goes_on(stack: Stack, kind: str, tmp_path: Path) -> None:
     assert max((abs((one or 0.0) - (other or 0.0)) for (_, one), (_, other) in pairs), default=0.0) < 0.1
 
 
+@pytest.mark.full
 def test_what_cannot_be_gone_on_with_says_so(stack: Stack) -> None:
     """Several choices in one stream."""
     both_ready(stack)
