@@ -1,7 +1,7 @@
 """How much memory there is for models, how much of it is free, and who holds the rest."""
 
 import logging
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
@@ -34,26 +34,33 @@ class DeviceMemory:
 
     def read(self) -> Memory:
         """Return the fullest card's memory: an engine takes the same share of each."""
-        with _nvml() as nvml:
-            if nvml is not None:
-                infos = [nvml.nvmlDeviceGetMemoryInfo(handle) for handle in self._handles(nvml)]
-                if infos:
-                    fullest = min(infos, key=lambda info: info.free / info.total)
-                    return Memory(int(fullest.total), int(fullest.free))
+        infos = self._ask(lambda nvml, card: nvml.nvmlDeviceGetMemoryInfo(card))
+        if infos:
+            fullest = min(infos, key=lambda info: info.free / info.total)
+            return Memory(int(fullest.total), int(fullest.free))
         host = _host()
         return Memory(host.total, host.available)
 
     def holders(self) -> str:
         """Return who holds memory of the cards and how much, for messages; '' where nobody can be named."""
+        found = []
+        for processes in self._ask(lambda nvml, card: nvml.nvmlDeviceGetComputeRunningProcesses(card)):
+            for process in processes:
+                held = f"{mebibytes(process.usedGpuMemory)} by " if process.usedGpuMemory else ""
+                found.append(f"{held}process {process.pid}{_name(process.pid)}")
+        return ", ".join(found)
+
+    def _ask(self, question: Callable[[Any, Any], Any]) -> list[Any]:
+        """Return each card's answer; none where there is no card, or one that does not know."""
         with _nvml() as nvml:
             if nvml is None:
-                return ""
-            found = []
-            for handle in self._handles(nvml):
-                for process in nvml.nvmlDeviceGetComputeRunningProcesses(handle):
-                    held = f"{mebibytes(process.usedGpuMemory)} by " if process.usedGpuMemory else ""
-                    found.append(f"{held}process {process.pid}{_name(process.pid)}")
-            return ", ".join(found)
+                return []
+            try:
+                return [question(nvml, card) for card in self._handles(nvml)]
+            except nvml.NVMLError as error:
+                # Cards that share the host's memory have no number of their own.
+                log.warning("NVIDIA's library does not tell: %s", error)
+                return []
 
     def _handles(self, nvml: Any) -> list[Any]:
         if self._visible is None:

@@ -155,6 +155,6 @@ def test_a_second_request_of_a_grpc_call_that_needs_a_load(tmp_path: Path) -> No
             assert [message.error.code for message in messages if message.error.code] == []
             assert sum(message.end_of_stream for message in messages) == 3
             call = client.call("AiInference", "StreamPredict", iter(requests[1:2]), timeout=60)
-            told = dict(call.initial_metadata())
-            assert told.get("x-model-loading", "b") == "b"
+            metadata = dict(call.initial_metadata())
+            assert metadata.get("x-model-loading", "b") == "b"
             assert "".join(message.chunk for message in call) == expected_text("x", 3)

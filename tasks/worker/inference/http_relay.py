@@ -67,6 +67,8 @@ async def relay(
                 refused()
             count(started)
             writer.body(part.data, encode_portions(part.portions) if part.portions else "")
+    if seam is not None and not seam.passed:
+        raise CannotContinue
     await writer.end(outcomes.finished(None, None))
 
 

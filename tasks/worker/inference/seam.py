@@ -27,6 +27,11 @@ class Seam:
         self._left_out = [event for event in delivered.split(_END) if event]
         self._replaced: dict[bytes, bytes] = {}
 
+    @property
+    def passed(self) -> bool:
+        """Whether the new run has said all that the client has."""
+        return not self._left_out
+
     def join(self, part: bytes) -> bytes:
         """Return an event of the new run as the client shall get it; b'' for one that it has. Raises ``DoesNotFit``."""
         if self._left_out:

@@ -32,7 +32,7 @@ async def give_way(
     for hosted in awake:
         hosted.become(ModelStatus.DRAINING)
     models.changed.set()
-    left = [await models.queues.leave(hosted.desired.spec.id) for hosted in awake]
+    left = [await models.queues.ignore(hosted.desired.spec.id) for hosted in awake]
     settled = time.monotonic() + _LEFT_SECONDS
 
     def busy() -> bool:

@@ -143,7 +143,8 @@ class HostedModels:
         if hosted.state not in _AT_REST:
             # What it runs with stays until it is loaded again; what was asked for is there, or coming, or comes back.
             hosted.desired = DesiredModel(hosted.desired.spec, desired.key)
-            hosted.wanted = asked and self.on_demand and hosted.state == ModelStatus.DRAINING
+            if asked and self.on_demand and hosted.state == ModelStatus.DRAINING:
+                hosted.wanted = True
             return
         hosted.desired, hosted.fetched = desired, None
         if hosted.state == ModelStatus.ASLEEP:
@@ -246,7 +247,7 @@ class HostedModels:
             if listens and time.monotonic() >= settled - SETTLE_SECONDS / 2:
                 # By now nothing new comes in; what is in the queue of several is for the others.
                 listens = False
-                await self.queues.leave(model)
+                await self.queues.ignore(model)
             await asyncio.sleep(LOOK_SECONDS)
         await self.loader.stop(hosted)
         log.info("Model is unloaded", extra={"model": model})

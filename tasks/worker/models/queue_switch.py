@@ -28,7 +28,7 @@ class QueueSwitch:
         """Take a model's requests from its queue."""
         return await self._change(model, True)
 
-    async def leave(self, model: str) -> bool:
+    async def ignore(self, model: str) -> bool:
         """Take no more of them; False where that cannot be done."""
         return await self._change(model, False)
 

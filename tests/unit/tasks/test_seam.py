@@ -63,3 +63,9 @@ def test_a_stop_token_is_kept_and_a_stop_string_found_again() -> None:
     assert decode_portions(encode_portions([by_string])) == (Portion((3,), "stop"),)
     with pytest.raises(ValueError, match="must begin first"):
         decode_portions("1")
+
+
+def test_a_run_that_ends_before_the_seam_is_seen() -> None:
+    seam = Seam(event("a") + event("b"))
+    assert seam.join(event("a")) == b"" and not seam.passed
+    assert seam.join(event("b")) == b"" and seam.passed
