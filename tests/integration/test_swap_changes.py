@@ -3,6 +3,7 @@
 import contextlib
 import json
 import signal
+import threading
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -130,16 +131,22 @@ def test_two_busy_workers_do_not_both_make_room(tmp_path: Path) -> None:
 
 
 def test_a_worker_that_stops_leaves_what_waits_to_others(tmp_path: Path) -> None:
-    """It has a long answer to finish, and loads nothing meanwhile."""
-    with workers(tmp_path, {}, "small,a", "c,b", CY_LLM_SWAP_MIN_STAY_SECONDS="0.3") as stack:
-        long = Asked(stack, "small", tokens=400)
+    """It has a long answer to finish, and loads nothing meanwhile, although it could sooner than the other."""
+    with workers(tmp_path, {}, "small,a,b", CY_LLM_SWAP_MIN_STAY_SECONDS="0.3") as stack:
+        stack.start_worker("w2", ["--models", "c,b", "--swap"], CY_LLM_SWAP_MIN_STAY_SECONDS="4")
+        long = Asked(stack, "small", tokens=500)
         running(stack)
         stack.processes[0].signal(signal.SIGTERM)
         until(lambda: any(each.state == "draining" for each in stack.fleet().living), 10, "w1 is draining")
         other = Asked(stack, "b")
         assert good(other)
+        assert states(stack, "w2@test")["b"] == "ready"
+        assert {model: state for model, state in states(stack).items() if model != "small"} == {
+            "a": "ready",
+            "b": "unloaded",
+        }
         assert long.is_alive()
-        assert good(long, 400)
+        assert good(long, 500)
 
 
 def test_a_second_request_of_a_grpc_call_that_needs_a_load(tmp_path: Path) -> None:
@@ -148,13 +155,25 @@ def test_a_second_request_of_a_grpc_call_that_needs_a_load(tmp_path: Path) -> No
         stack.start_grpc()
         with grpc.insecure_channel(f"127.0.0.1:{stack.grpc_port}") as channel:
             client = RpcClient(tmp_path / "proto", WIRE, channel, KEY)
-            requests = [
-                {"model_id": model, "prompt": "x", "generation": {"max_new_tokens": 3}} for model in ("a", "b", "a")
-            ]
-            messages = list(client.call("AiInference", "StreamPredict", iter(requests), timeout=60))
-            assert [message.error.code for message in messages if message.error.code] == []
-            assert sum(message.end_of_stream for message in messages) == 3
-            call = client.call("AiInference", "StreamPredict", iter(requests[1:2]), timeout=60)
+            first, second = (
+                {"model_id": model, "prompt": "x", "generation": {"max_new_tokens": 3}} for model in ("a", "b")
+            )
+            answered = threading.Event()
+
+            def one_after_the_other() -> Iterator[dict[str, Any]]:
+                yield first
+                assert answered.wait(30)
+                yield second
+
+            ends = 0
+            for message in client.call("AiInference", "StreamPredict", one_after_the_other(), timeout=60):
+                assert message.error.code == ""
+                ends += message.end_of_stream
+                if message.end_of_stream:
+                    answered.set()
+            assert ends == 2
+            # From then on b is there, and a is to be brought.
+            call = client.call("AiInference", "StreamPredict", iter([first]), timeout=60)
             metadata = dict(call.initial_metadata())
-            assert metadata.get("x-model-loading", "b") == "b"
+            assert metadata["x-model-loading"] == "a"
             assert "".join(message.chunk for message in call) == expected_text("x", 3)
