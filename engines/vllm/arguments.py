@@ -16,14 +16,12 @@ from engines.model_entry import is_template_text
 from engines.model_spec import GenerationDefaults, ModelSpec, Task
 from engines.models.fetch import recorded_dtype
 from engines.shares import memory_share
-from engines.vllm.internals import WrongArgument, engine_argument_parser, known_parsers
+from engines.vllm.internals import ONE_PROCESS_EXECUTOR, WrongArgument, engine_argument_parser, known_parsers
 from text import decode
 
 #: The engine core drains by itself when the whole process group is told to stop, so
 #: that a worker's own drain is not cut short. Seconds.
 _CORE_DRAIN_SECONDS = 600
-#: See ``engines.vllm.executor``.
-_EXECUTOR = "engines.vllm.executor.GuardedUniProcExecutor"
 #: What vLLM calls a model that answers with numbers: what it is run as, and what it is made into.
 _CONVERT = {Task.EMBED: "embed", Task.SCORE: "classify", Task.CLASSIFY: "classify"}
 #: Keys of an entry that vLLM has by the same name; None leaves its own default.
@@ -55,7 +53,7 @@ def engine_arguments(spec: ModelSpec, logging_config: str | None = None) -> Asyn
     if spec.tensor_parallel_size == 1:
         # On a CPU vLLM's own choice is a second process, and both spin (``engines.vllm.cpu``). A model that is
         # split over several GPUs keeps vLLM's choice, whose processes watch the core's death themselves.
-        arguments["distributed_executor_backend"] = _EXECUTOR
+        arguments["distributed_executor_backend"] = ONE_PROCESS_EXECUTOR
     if spec.kv_cache_memory_bytes is not None and spec.gpu_memory_utilization is None and not current_platform.is_cpu():
         # On a GPU vLLM asks for its usual share to be free even where the cache has a size of its own.
         total = current_platform.get_device_total_memory()

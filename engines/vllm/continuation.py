@@ -18,7 +18,7 @@ from vllm.sampling_params import SamplingParams
 
 from engines.types import Portion
 from engines.vllm.chunk_merging import MergingAsyncLLM
-from engines.vllm.executor import DELIVERED_ARGUMENT
+from engines.vllm.core_process import DELIVERED_ARGUMENT
 from engines.vllm.internals import EngineCoreRequest, ReplayedRequest, RequestOutputCollector
 
 #: Ends that are not the answer's.
@@ -36,12 +36,9 @@ class CallTokens:
         self.outputs: list[RequestOutput] = []
         self.continuable = True
 
-    def begin(self, parameters: SamplingParams, split: bool) -> None:
-        """A generation is begun for the call; ``split``: its model is split over several devices."""
+    def begin(self, parameters: SamplingParams) -> None:
+        """A generation is begun for the call."""
         self._generations += 1
-        if split and parameters.structured_outputs is not None:
-            # Its engine core is not ours, and would begin at the grammar's root.
-            self.continuable = False
         # Several choices, or prompts, share one answer; the other values count what the engine itself has generated.
         counts_own = parameters.presence_penalty or parameters.frequency_penalty
         if self._generations > 1 or parameters.n != 1 or counts_own or parameters.prompt_logprobs is not None:
@@ -75,7 +72,7 @@ class ContinuingAsyncLLM(MergingAsyncLLM):
         call = CURRENT_CALL.get()
         if call is None:
             return outputs
-        call.begin(sampling_params, self.vllm_config.parallel_config.world_size > 1)
+        call.begin(sampling_params)
         return self._noted(call, outputs)
 
     @staticmethod

@@ -42,6 +42,7 @@ from engines.vllm.internals import (
     EngineGenerateError,
     cache_environment,
     default_sampling_params,
+    guard_cores,
     has_chat_template,
     tokenize_chat,
     tokenize_text,
@@ -91,6 +92,7 @@ class VllmEngine(Engine):
         os.environ.setdefault("VLLM_WORKER_MULTIPROC_METHOD", "spawn")
         os.environ.setdefault("VLLM_NO_USAGE_STATS", "1")
         prepare_cpu()
+        guard_cores()
         require_fetched(self.spec)
         self._template = chat_template_text(self.spec)
         self._client, self.spec = await start_with_tuning(self.spec, self._try)

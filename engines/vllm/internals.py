@@ -26,12 +26,15 @@ from vllm.tool_parsers import ToolParserManager
 from vllm.utils.argparse_utils import FlexibleArgumentParser
 from vllm.v1.engine import EngineCoreRequest, FinishReason
 from vllm.v1.engine.async_llm import AsyncLLM
+from vllm.v1.engine.core import EngineCoreProc
 from vllm.v1.engine.detokenizer import IncrementalDetokenizer
 from vllm.v1.engine.exceptions import EngineDeadError, EngineGenerateError
 from vllm.v1.engine.llm_engine import LLMEngine
 from vllm.v1.engine.output_processor import RequestOutputCollector
 from vllm.v1.metrics.loggers import StatLoggerBase
 from vllm.v1.metrics.stats import IterationStats, SchedulerStats
+
+from engines.vllm.core_process import CoreStart
 
 __all__ = [
     "EngineCoreRequest",
@@ -50,6 +53,7 @@ __all__ = [
     "cache_environment",
     "default_sampling_params",
     "engine_argument_parser",
+    "guard_cores",
     "known_parsers",
     "name_adapter",
     "tokenize_chat",
@@ -116,6 +120,12 @@ class HookedAsyncLLM(AsyncLLM):
     ) -> None:
         self.on_collector(queue)
         await super()._add_request(request, prompt, parent_req, index, queue)
+
+
+def guard_cores() -> None:
+    """Let every engine core that this process starts begin with :class:`CoreStart`; vLLM has no hook there."""
+    if not isinstance(EngineCoreProc.run_engine_core, CoreStart):
+        EngineCoreProc.run_engine_core = CoreStart(EngineCoreProc.run_engine_core)
 
 
 class SyncEngine:

@@ -1,7 +1,7 @@
 """The thread in which engines are started, so that the others of a worker go on meanwhile.
 
 One thread, which lives as long as the worker: an engine core ends with the thread that started it
-(``engines.vllm.executor``). A daemon, unlike a pool's: a worker that is told to stop while an engine loads must not
+(``engines.vllm.core_process``). A daemon, unlike a pool's: a worker that is told to stop while an engine loads must not
 wait for that.
 """
 

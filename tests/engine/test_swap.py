@@ -1,6 +1,7 @@
 """Two models on one worker with real vLLM, of which one is loaded at a time: what is asked of the one brings it, what
 runs on the other ends whole, and an engine that has gone leaves nothing behind."""
 
+import contextlib
 import logging
 import os
 import threading
@@ -87,6 +88,23 @@ def test_a_killed_engine_leaves_no_orphan_and_its_worker_is_replaced(stack: Stac
     children = set(_engines(worker))
     worker.popen.kill()
     until(lambda: not any(psutil.pid_exists(pid) and _alive(pid) for pid in children), 30, "the engine has ended")
+
+
+def test_a_worker_that_is_killed_while_it_loads_leaves_no_core_behind(stack: Stack) -> None:
+    """M03: a core that still imports what it needs would wait for its worker for ever."""
+    worker = stack.spawn_worker("early", ["--models", "a"])
+    until(lambda: "--multiprocessing-fork" in _command_lines(worker), 120, "the engine core is being started")
+    children = set(_engines(worker))
+    worker.popen.kill()
+    until(lambda: not any(psutil.pid_exists(pid) and _alive(pid) for pid in children), 30, "its processes have ended")
+
+
+def _command_lines(worker: Process) -> str:
+    lines = []
+    for child in psutil.Process(worker.pid).children(recursive=True):
+        with contextlib.suppress(psutil.Error):
+            lines.append(" ".join(child.cmdline()))
+    return "\n".join(lines)
 
 
 def _alive(pid: int) -> bool:

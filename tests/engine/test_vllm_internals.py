@@ -2,6 +2,7 @@
 
 import asyncio
 import inspect
+import os
 import re
 import warnings
 from importlib.util import find_spec
@@ -25,7 +26,7 @@ with warnings.catch_warnings():
     from vllm.v1.executor.uniproc_executor import UniProcExecutor
 
     from engines.vllm import internals, tuning
-    from engines.vllm.executor import GuardedUniProcExecutor
+    from engines.vllm.core_process import CoreStart
 
 VERSION = f"vllm {vllm.__version__}"
 
@@ -68,9 +69,15 @@ def test_the_openai_application_is_built_of_three_parts() -> None:
     assert parameters(internals.init_app_state)[:4] == ["engine_client", "state", "args", "supported_tasks"], VERSION
 
 
-def test_the_executor_s_hook_is_where_the_model_is_loaded() -> None:
-    assert issubclass(GuardedUniProcExecutor, UniProcExecutor)
-    assert UniProcExecutor.__dict__["_init_executor"], VERSION
+def test_a_core_s_process_begins_with_one_function() -> None:
+    from vllm.v1.engine.utils import CoreEngineProcManager
+
+    assert "target=EngineCoreProc.run_engine_core" in inspect.getsource(CoreEngineProcManager), VERSION
+    # What a core gets as a pickle is only where its worker is.
+    assert CoreStart(print).__reduce__()[1] == (os.getpid(),)
+    assert (
+        isinstance(internals.ONE_PROCESS_EXECUTOR, str) and UniProcExecutor.__module__ in internals.ONE_PROCESS_EXECUTOR
+    )
 
 
 def test_the_messages_that_the_ladder_reads_are_vllm_s() -> None:

@@ -177,3 +177,20 @@ def test_a_second_request_of_a_grpc_call_that_needs_a_load(tmp_path: Path) -> No
             metadata = dict(call.initial_metadata())
             assert metadata["x-model-loading"] == "a"
             assert "".join(message.chunk for message in call) == expected_text("x", 3)
+
+
+def test_a_forced_unload_in_the_middle_of_a_swap(tmp_path: Path) -> None:
+    """M01: it says how many answers it ends, they end with an error that says so, and the other model comes."""
+    with workers(tmp_path, {}, "a,b") as stack, stack.http() as http:
+        long = [Asked(stack, "a", tokens=1000) for _ in range(2)]
+        running(stack, 2)
+        other = Asked(stack, "b")
+        becomes(http, "a", "draining")
+        answer = http.post("/models/a/unload", json={"force": True}).json()
+        assert (answer["status"], answer["forced"]) == ("draining", True)
+        for each in long:
+            refused = each.result()
+            assert refused.status_code == 503
+            assert "unloaded model 'a' by force" in refused.json()["error"]["message"]
+        assert good(other)
+        becomes(http, "a", "unavailable")

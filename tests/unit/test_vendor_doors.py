@@ -19,8 +19,8 @@ VLLM_PUBLIC = {
     "vllm.platforms",
     "vllm.sampling_params",
 }
-#: ``executor.py`` is the part of the door that runs in the engine core.
-VLLM_DOORS = {"engines/vllm/internals.py", "engines/vllm/executor.py"}
+#: ``core_process.py`` is the part of the door that runs in the engine core.
+VLLM_DOORS = {"engines/vllm/internals.py", "engines/vllm/core_process.py"}
 #: What Celery's reference documents of what is used here.
 CELERY_PUBLIC = {"celery", "celery.exceptions"}
 CELERY_DOORS = {"tasks/worker/celery_internals.py"}

@@ -1,15 +1,13 @@
-"""vLLM's one-process executor, whose engine core dies with the worker that started it.
+"""What is ours in the process of an engine core: it dies with its worker, and its grammars can begin in the middle.
 
-vLLM's engine core is a process of its own, and lives on, GPU memory and all, when its worker is killed.
-The kernel ends it instead. The executor is where it is set up, because it is the one thing of ours
-that runs in the core. Named in the engine's arguments by its path; not imported by the worker.
+vLLM's engine core is a process of its own, and lives on, GPU memory and all, when its worker is killed; where that
+happens while the core still starts, it waits for its worker for ever. The kernel ends it instead. This file is imported
+by the worker, and first of all in the core: vLLM, which takes seconds, is imported where it is needed.
 """
 
-import multiprocessing
+import os
+from collections.abc import Callable
 from typing import Any
-
-from vllm.v1.executor.uniproc_executor import UniProcExecutor
-from vllm.v1.structured_output import StructuredOutputManager
 
 from child_process import die_with_parent
 
@@ -17,16 +15,30 @@ from child_process import die_with_parent
 DELIVERED_ARGUMENT = "cy_llm_delivered"
 
 
-class GuardedUniProcExecutor(UniProcExecutor):
-    """Computes in the engine core's own process."""
+class CoreStart:
+    """The target of a core's process.
 
-    def _init_executor(self) -> None:
-        parent = multiprocessing.parent_process()
-        # In the worker's own process (the synchronous engine may be asked so) there is nobody to die with.
-        if parent is not None:
-            die_with_parent(parent=parent.pid)
+    It ties the process to its worker as soon as it arrives there (as a pickle), before anything large is imported.
+    """
+
+    def __init__(self, original: Callable[..., None] | None = None) -> None:
+        """``original`` is vLLM's target, in the worker."""
+        self.original = original
+
+    def __reduce__(self) -> tuple[Any, tuple[int]]:
+        return _arrive, (os.getpid(),)
+
+    def __call__(self, *args: Any, **kwargs: Any) -> None:
+        from vllm.v1.engine.core import EngineCoreProc
+
         continue_grammars()
-        super()._init_executor()
+        run = self.original or EngineCoreProc.run_engine_core
+        run(*args, **kwargs)
+
+
+def _arrive(worker: int) -> CoreStart:
+    die_with_parent(parent=worker)
+    return CoreStart()
 
 
 def continue_grammars() -> None:
@@ -34,9 +46,9 @@ def continue_grammars() -> None:
 
     vLLM makes a grammar at its root, and has no place to say otherwise. The delivered tokens are the end of the prompt.
     """
+    from vllm.v1.structured_output import StructuredOutputManager
+
     make = StructuredOutputManager._create_grammar
-    if getattr(make, "continues", False):
-        return
 
     def create(self: StructuredOutputManager, request: Any) -> Any:
         grammar = make(self, request)
@@ -49,11 +61,10 @@ def continue_grammars() -> None:
                 grammar.accept_tokens(request.request_id, request.prompt_token_ids[-count:][start:])
         return grammar
 
-    create.continues = True  # type: ignore[attr-defined]
     StructuredOutputManager._create_grammar = create
 
 
-def _constrained_from(manager: StructuredOutputManager, request: Any, count: int) -> int | None:
+def _constrained_from(manager: Any, request: Any, count: int) -> int | None:
     """Return how many of the delivered tokens were thoughts, which no grammar binds; None where all were."""
     reasoner = manager._get_reasoner(request)
     prompt = list(request.prompt_token_ids)
