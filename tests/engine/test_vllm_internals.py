@@ -75,9 +75,8 @@ def test_a_core_s_process_begins_with_one_function() -> None:
     assert "target=EngineCoreProc.run_engine_core" in inspect.getsource(CoreEngineProcManager), VERSION
     # What a core gets as a pickle is only where its worker is.
     assert CoreStart(print).__reduce__()[1] == (os.getpid(),)
-    assert (
-        isinstance(internals.ONE_PROCESS_EXECUTOR, str) and UniProcExecutor.__module__ in internals.ONE_PROCESS_EXECUTOR
-    )
+    name = f"{UniProcExecutor.__module__}.{UniProcExecutor.__qualname__}"
+    assert name == internals.ONE_PROCESS_EXECUTOR, VERSION
 
 
 def test_the_messages_that_the_ladder_reads_are_vllm_s() -> None:
