@@ -233,7 +233,8 @@ class _Progress:
 
     def __init__(self, blobs: Path, have: int, total: int) -> None:
         self._blobs, self._have, self._total = blobs, have, total
-        self._reported = 0
+        # What an earlier call left of a file counts from the first word on.
+        self._reported = self._present()
         self._done = threading.Event()
         self._thread = threading.Thread(target=self._run, daemon=True)
 
@@ -249,11 +250,16 @@ class _Progress:
         self._thread.join(timeout=2)
 
     def _run(self) -> None:
-        while not self._done.wait(1.0 if self._reported else 0.05):
-            parts = sum(part.stat().st_size for part in self._blobs.glob(f"*{_PART}") if part.exists())
+        pause = 0.05
+        while not self._done.wait(pause):
             # Between a file's last byte and its being counted it must not seem to shrink.
-            self._reported = max(self._reported, min(self._have + parts, self._total))
+            self._reported = max(self._reported, self._present())
             _tell({"have": self._reported, "total": self._total})
+            pause = 1.0
+
+    def _present(self) -> int:
+        parts = sum(part.stat().st_size for part in self._blobs.glob(f"*{_PART}") if part.exists())
+        return min(self._have + parts, self._total)
 
 
 def _user() -> str:
