@@ -195,8 +195,9 @@ class Swapper:
             if time.monotonic() - asked_at >= _ASK_SECONDS:
                 asked_at = time.monotonic()
                 try:
-                    answer = hosted.wanted or await self._anybody_waits(hosted.spec.id)
-                    await self._claim(hosted.spec.id)
+                    # Where another worker has it by now, because this one was held up, one is enough.
+                    ours = await self._claim(hosted.spec.id)
+                    answer = hosted.wanted or (ours and await self._anybody_waits(hosted.spec.id))
                 except (RedisError, OSError):
                     # Who cannot be asked for is not missed.
                     answer = True

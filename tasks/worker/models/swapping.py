@@ -25,6 +25,17 @@ def make_room_of(settings: Settings, visible_devices: str | None, active_request
     return Room(DeviceMemory(visible_devices), rules, active_requests)
 
 
+async def claim_model(client: redis.asyncio.Redis, instance_id: str, model: str) -> bool:
+    """Whether this worker is the one that loads a model; for as long as it repeats that, no other is."""
+    name = keys.swap_claim(model)
+    if await client.set(name, instance_id, nx=True, ex=_CLAIM_SECONDS):
+        return True
+    if await client.get(name) != instance_id.encode():
+        return False
+    # It may run out between the two: then it is anybody's, and the next repetition tells whose.
+    return bool(await client.expire(name, _CLAIM_SECONDS))
+
+
 def make_swapper(
     settings: Settings,
     instance_id: str,
@@ -43,9 +54,6 @@ def make_swapper(
         return await asyncio.to_thread(presence.fleet, True)
 
     async def claim(model: str) -> bool:
-        name = keys.swap_claim(model)
-        if await client.set(name, instance_id, nx=True, ex=_CLAIM_SECONDS):
-            return True
-        return bool(await client.get(name) == instance_id.encode())
+        return await claim_model(client, instance_id, model)
 
     return Swapper(models, active_requests, room, waits, fleet, claim, instance_id)
