@@ -226,8 +226,8 @@ class Settings:
         "CY_LLM_SWAP_MIN_STAY_SECONDS",
         10.0,
         env.number(0, 86_400),
-        "how long a `--swap` worker keeps a model at least before another one takes its place; as long as its loading "
-        "took in any case",
+        "how long a `--swap` worker keeps a model at least before another one takes its place; one that is being used, "
+        "as long as its loading took",
     )
     swap_max_loaded: int = _var(
         "CY_LLM_SWAP_MAX_LOADED",

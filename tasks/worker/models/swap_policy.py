@@ -48,8 +48,8 @@ class Plan:
 def make_room(share: float, occupants: Sequence[Occupant], now: float, min_stay: float, max_loaded: int = 0) -> Plan:
     """Return what must happen before a model that takes ``share`` of the memory can be loaded.
 
-    ``min_stay``: seconds that a model stays at least; as long as its loading took in any case, so that no more time is
-    spent on loading than on answers. ``max_loaded``: models loaded at once; 0 is as many as fit.
+    ``min_stay``: seconds that a model stays at least; one that is being used, as long as its loading took, so that no
+    more time is spent on loading than on answers. ``max_loaded``: models loaded at once; 0 is as many as fit.
     """
     pinned = [each for each in occupants if each.pinned]
     if not _fits(share, pinned, max_loaded):
@@ -60,7 +60,11 @@ def make_room(share: float, occupants: Sequence[Occupant], now: float, min_stay:
     victims: list[Occupant] = []
 
     def stays_for(each: Occupant) -> float:
-        return 0.0 if each.asleep else max(0.0, each.ready_at + max(min_stay, each.load_seconds) - now)
+        if each.asleep:
+            return 0.0
+        # Nobody gains by waiting for a model that nobody uses; loads can take minutes.
+        used = each.running > 0 or (each.used_at > each.ready_at and now - each.used_at < min_stay)
+        return max(0.0, each.ready_at + (max(min_stay, each.load_seconds) if used else min_stay) - now)
 
     def order(each: Occupant) -> tuple[bool, bool, bool, float]:
         return (not each.asleep, stays_for(each) > 0, each.running > 0, each.used_at)

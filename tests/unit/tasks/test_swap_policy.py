@@ -1,5 +1,7 @@
 """Which model gives way to which."""
 
+from dataclasses import replace
+
 from tasks.worker.models.swap_policy import Occupant, Plan, make_room
 
 
@@ -33,7 +35,14 @@ def test_a_minimum_stay_is_waited_for() -> None:
 
 
 def test_who_took_long_to_load_stays_as_long() -> None:
-    assert plan(0.5, Occupant("a", 0.7, ready_at=80, load_seconds=25)) == Plan(wait=5.0)
+    answered = Occupant("a", 0.7, ready_at=80, load_seconds=25, used_at=91)
+    assert plan(0.5, answered) == Plan(wait=5.0)
+    assert plan(0.5, replace(answered, used_at=80, running=1)) == Plan(wait=5.0)
+
+
+def test_one_that_nobody_uses_stays_no_longer_than_the_least_time() -> None:
+    assert plan(0.5, Occupant("a", 0.7, ready_at=89, load_seconds=70, used_at=89)).victims == ("a",)
+    assert plan(0.5, Occupant("a", 0.7, ready_at=93, load_seconds=70, used_at=93)) == Plan(wait=3.0)
 
 
 def test_one_that_has_stayed_its_time_gives_way_before_one_that_has_not() -> None:
