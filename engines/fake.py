@@ -156,6 +156,7 @@ class FakeEngine(Engine):
         text = "".join(chunk.text for chunk in chunks)
         content = {"message": {"role": "assistant", "content": text}} if chat else {"text": text}
         usage = chunks[-1].usage
+        _count(call, usage)
         yield HttpStart(200, "application/json")
         answer = {
             **head,
@@ -187,6 +188,7 @@ class FakeEngine(Engine):
         usage = Usage(0, 0)
         async for chunk in self._replayed(call, request):
             usage = chunk.usage
+            _count(call, usage)
             content = {"delta": {"content": chunk.text}} if chat else {"text": chunk.text}
             event = {**head, "choices": [{"index": 0, **content, "finish_reason": chunk.finish_reason}]}
             yield HttpPart(_json(event), (Portion(chunk.token_ids, chunk.finish_reason),))
@@ -217,3 +219,7 @@ def _last_message(body: dict) -> str:
 
 def _json(value: object) -> bytes:
     return json.dumps(value, ensure_ascii=False, separators=(",", ":")).encode()
+
+
+def _count(call: HttpCall, usage: Usage) -> None:
+    call.meter.prompt_tokens, call.meter.completion_tokens = usage.prompt_tokens, usage.completion_tokens

@@ -63,6 +63,20 @@ class Portion(NamedTuple):
     stop_reason: int | str | None = None
 
 
+@dataclass
+class Meter:
+    """Counts the tokens of one call while its answer is made: each prompt once, and what was made for all choices."""
+
+    prompt_tokens: int = 0
+    completion_tokens: int = 0
+
+    def usage(self) -> dict[str, int] | None:
+        """Return the counts; None where the engine has not begun."""
+        if not self.prompt_tokens and not self.completion_tokens:
+            return None
+        return Usage(self.prompt_tokens, self.completion_tokens).to_dict()
+
+
 @dataclass(frozen=True)
 class HttpCall:
     """One call of the OpenAI-compatible surface, passed through to the engine."""
@@ -76,6 +90,8 @@ class HttpCall:
     asked_name: str | None = None
     #: What the delivered part of a stream was made of; the answer goes on after it.
     delivered: tuple[Portion, ...] = ()
+    #: What the engine counts while it answers.
+    meter: Meter = field(default_factory=Meter, compare=False)
 
 
 class HttpPart(NamedTuple):

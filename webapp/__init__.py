@@ -9,6 +9,7 @@ from webapp.http import access_log, body, current, paths
 from webapp.http.authentication import BlueprintGuard
 from webapp.http.cors import Cors
 from webapp.http.error_handlers import ErrorHandlers, Face
+from webapp.openai import anthropic_error, messages, request_ids
 from webapp.openai import error_body as openai_error
 from webapp.openai import views as openai
 from webapp.v1 import adapters, health, inference, models, probes, requests, training, websocket
@@ -24,10 +25,12 @@ def create_app(settings: Settings) -> Flask:
     current.install(app, Services.create(settings))
     access_log.register(app)
     paths.install(app)
+    request_ids.install(app)
     ErrorHandlers(
         app,
         Face("/api/v1", settings.port, native_error.error_body),
         Face("/v1", settings.openai_port, openai_error.error_body),
+        Face("/v1/messages", settings.openai_port, anthropic_error.anthropic_error_body),
     )
     Cors(app, settings.cors_origins)
 
@@ -41,6 +44,7 @@ def create_app(settings: Settings) -> Flask:
     guard.register(adapters.admin_bp, Scope.TRAINING)
     guard.register(training.bp, Scope.TRAINING)
     guard.register(openai.bp, Scope.OPENAI)
+    guard.register(messages.bp, Scope.OPENAI)
     guard.register_public(probes.bp)
     # A browser cannot send a key in a header: the socket asks for it in its first frame.
     app.config["SOCK_SERVER_OPTIONS"] = {"ping_interval": 25, "max_message_size": settings.max_body_bytes}

@@ -13,10 +13,10 @@ from contextvars import ContextVar
 from copy import copy
 from typing import Any
 
-from vllm.outputs import RequestOutput
+from vllm.outputs import PoolingRequestOutput, RequestOutput
 from vllm.sampling_params import SamplingParams
 
-from engines.types import Portion
+from engines.types import Meter, Portion
 from engines.vllm.chunk_merging import MergingAsyncLLM
 from engines.vllm.core_process import DELIVERED_ARGUMENT
 from engines.vllm.internals import EngineCoreRequest, ReplayedRequest, RequestOutputCollector
@@ -28,8 +28,9 @@ _BROKEN_OFF = ("abort", "error")
 class CallTokens:
     """The tokens of one call: those that were delivered before, and those that its answer is being made of."""
 
-    def __init__(self, delivered: tuple[Portion, ...] = ()) -> None:
+    def __init__(self, delivered: tuple[Portion, ...], meter: Meter) -> None:
         self.delivered = delivered
+        self._meter = meter
         self._noted: list[Portion] = []
         self._generations = 0
         #: What was delivered, as outputs of the engine, until the application has got them.
@@ -44,8 +45,13 @@ class CallTokens:
         if self._generations > 1 or parameters.n != 1 or counts_own or parameters.prompt_logprobs is not None:
             self.continuable = False
 
+    def count_prompt(self, output: RequestOutput | PoolingRequestOutput[Any]) -> None:
+        """The application is given the first output of a prompt."""
+        self._meter.prompt_tokens += len(output.prompt_token_ids or ())
+
     def note(self, output: RequestOutput) -> None:
         """The application is given an output."""
+        self._meter.completion_tokens += sum(len(each.token_ids) for each in output.outputs)
         if self.continuable:
             [completion] = output.outputs
             if completion.finish_reason in _BROKEN_OFF:
@@ -73,22 +79,13 @@ class ContinuingAsyncLLM(MergingAsyncLLM):
         if call is None:
             return outputs
         call.begin(sampling_params)
-        return self._noted(call, outputs)
+        return noted(call, outputs)
 
-    @staticmethod
-    async def _noted(
-        call: CallTokens, outputs: AsyncGenerator[RequestOutput, None]
-    ) -> AsyncGenerator[RequestOutput, None]:
-        try:
-            async for output in outputs:
-                replayed, call.outputs = call.outputs, []
-                for earlier in replayed:
-                    call.note(earlier)
-                    yield earlier
-                call.note(output)
-                yield output
-        finally:
-            await outputs.aclose()
+    def encode(self, *args: Any, **kwargs: Any) -> Any:
+        """As vLLM's own; within a call, its prompts are counted."""
+        outputs = super().encode(*args, **kwargs)
+        call = CURRENT_CALL.get()
+        return outputs if call is None else _counted(call, outputs)
 
     async def _add_request(
         self, request: EngineCoreRequest, prompt: str | None, parent_req: Any, index: int, queue: RequestOutputCollector
@@ -106,6 +103,36 @@ class ContinuingAsyncLLM(MergingAsyncLLM):
             return
         call.outputs = [*earlier, last]
         await self.engine_core.add_request_async(_after(request, call.delivered))
+
+
+async def noted(call: CallTokens, outputs: AsyncGenerator[RequestOutput, None]) -> AsyncGenerator[RequestOutput, None]:
+    """Yield an engine's outputs, those that were delivered before first, and note each for the call."""
+    begun = False
+    try:
+        async for output in outputs:
+            if not begun:
+                call.count_prompt(output)
+                begun = True
+            replayed, call.outputs = call.outputs, []
+            for earlier in replayed:
+                call.note(earlier)
+                yield earlier
+            call.note(output)
+            yield output
+    finally:
+        await outputs.aclose()
+
+
+async def _counted(
+    call: CallTokens, outputs: AsyncGenerator[PoolingRequestOutput[Any], None]
+) -> AsyncGenerator[PoolingRequestOutput[Any], None]:
+    try:
+        async for output in outputs:
+            if output.finished:
+                call.count_prompt(output)
+            yield output
+    finally:
+        await outputs.aclose()
 
 
 def _after(request: EngineCoreRequest, delivered: tuple[Portion, ...]) -> EngineCoreRequest:

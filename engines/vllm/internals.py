@@ -13,9 +13,12 @@ from typing import Any, NoReturn
 import vllm.envs
 from vllm.engine.arg_utils import AsyncEngineArgs, EngineArgs
 from vllm.engine.protocol import EngineClient
+from vllm.entrypoints.anthropic.protocol import AnthropicCountTokensResponse, AnthropicMessagesResponse
+from vllm.entrypoints.anthropic.serving import AnthropicServingMessages
 from vllm.entrypoints.launchers.api_server.app_state import init_app_state
 from vllm.entrypoints.launchers.app import build_app
 from vllm.entrypoints.launchers.cli_args import make_arg_parser
+from vllm.entrypoints.openai.chat_completion.protocol import ChatCompletionRequest, ChatCompletionResponse
 from vllm.logprobs import append_logprobs_for_next_position
 from vllm.lora.request import LoRARequest
 from vllm.outputs import RequestOutput
@@ -37,6 +40,11 @@ from vllm.v1.metrics.stats import IterationStats, SchedulerStats
 from engines.vllm.core_process import CoreStart
 
 __all__ = [
+    "AnthropicCountTokensResponse",
+    "AnthropicMessagesResponse",
+    "AnthropicServingMessages",
+    "ChatCompletionRequest",
+    "ChatCompletionResponse",
     "EngineCoreRequest",
     "EngineDeadError",
     "EngineGenerateError",

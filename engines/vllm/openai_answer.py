@@ -15,7 +15,8 @@ from engines.vllm.form_check import FormCheck
 _JUDGE_SECONDS = 5.0
 _MODEL = b'"model":"'
 _DATA = b"data: "
-_ERROR = b'data: {"error"'
+#: How the event of an error begins: with OpenAI, and with Anthropic.
+_ERRORS = (b'data: {"error"', b"event: error\n")
 #: vLLM's words for a body that pydantic refused: where, and what is wrong there.
 _VALIDATION = re.compile(r"'loc': 'body\.?([^']*)', 'msg': (?:'([^']*)'|\"([^\"]*)\")")
 _PARAMETER = re.compile(r" \(parameter=[^()]*\)$")
@@ -44,12 +45,13 @@ class OpenAIAnswers:
     async def error_event(self, call: HttpCall, event: bytes) -> bytes:
         """Return an event of a stream that :func:`is_error`, in OpenAI's words."""
         first, separator, rest = event.partition(b"\n\n")
-        error = _error_in(first.removeprefix(_DATA))
+        head, _, document_before = first.partition(_DATA)
+        error = _error_in(document_before)
         if error is None:
             return event
         code = error.get("code")
         _, document = await self._explain(call, code if isinstance(code, int) else 500, error)
-        return _DATA + encode(document) + separator + rest
+        return head + _DATA + encode(document) + separator + rest
 
     async def _find_fault(self, call: HttpCall) -> tuple[str, str] | None:
         """Return the form's fault, if it is one; a form that cannot be judged in time is none."""
@@ -80,7 +82,7 @@ class OpenAIAnswers:
 
 def is_error(part: bytes) -> bool:
     """Whether a part of a stream is an event that tells an error. Called for every part: cheap."""
-    return part.startswith(_ERROR)
+    return part.startswith(_ERRORS)
 
 
 def openai_error(message: str, status: int, param: str | None, code: str | None) -> dict[str, Any]:

@@ -14,6 +14,7 @@ from engines.types import HttpCall, HttpPart, HttpStart
 from engines.vllm.arguments import chat_template_text, generation_config
 from engines.vllm.continuation import CURRENT_CALL, CallTokens
 from engines.vllm.internals import build_openai_app, has_chat_template, name_adapter
+from engines.vllm.messages import use_messages
 
 #: An ASGI message.
 _Message = MutableMapping[str, Any]
@@ -31,6 +32,7 @@ class OpenAIApp:
     async def create(cls, client: EngineClient, spec: ModelSpec) -> "OpenAIApp":
         """Build the application on a running engine."""
         app = await build_openai_app(client, _options(spec))
+        use_messages(app)
         return cls(app, spec.chat_template is not None or has_chat_template(client))
 
     def name_adapter(self, name: str, adapter: LoRARequest) -> None:
@@ -43,7 +45,7 @@ class OpenAIApp:
         Closing the generator tells the application that the client left, which aborts
         the generation.
         """
-        tokens = CallTokens(call.delivered)
+        tokens = CallTokens(call.delivered, call.meter)
         connection = _Connection(call, tokens)
         # The task, and what it starts, work for this call.
         context = copy_context()

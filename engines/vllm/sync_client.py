@@ -17,6 +17,7 @@ from vllm.lora.request import LoRARequest
 from vllm.outputs import RequestOutput
 from vllm.sampling_params import SamplingParams
 
+from engines.vllm.continuation import CURRENT_CALL, noted
 from engines.vllm.internals import EngineDeadError, SyncEngine
 from engines.vllm.stats import LoadStats
 
@@ -108,7 +109,16 @@ class SyncEngineClient(EngineClient):
         self._calls.put(call)
         return await done
 
-    async def generate(
+    def generate(self, *args: Any, **kwargs: Any) -> AsyncGenerator[RequestOutput, None]:
+        """As vLLM's own; within a call, its tokens are counted."""
+        outputs = self._generate(*args, **kwargs)
+        call = CURRENT_CALL.get()
+        if call is None:
+            return outputs
+        call.continuable = False
+        return noted(call, outputs)
+
+    async def _generate(
         self,
         prompt: Any,
         sampling_params: SamplingParams,

@@ -12,8 +12,8 @@ from services.adapters import AdapterService
 from services.context import RequestContext
 from services.errors import InvalidRequest
 from services.idempotency import Idempotency
+from services.inference.bodies import prepare
 from services.inference.generation_defaults import complete
-from services.inference.openai_body import prepare
 from services.inference.routing import Route, Router
 from services.inference.submission import GenerationRequest, OpenAIRequest, Submission
 from services.limits import Limits
@@ -23,6 +23,7 @@ from store.sql.adapters import reference
 from store.token_log import log as token_log
 from store.token_log.entries import Outcome, encode
 from store.token_log.outcomes import Code
+from tasks.broker.names import HIGHEST_PRIORITY
 
 #: Failures that are the system's, not the request's.
 _PASSING = (Code.INTERNAL_ERROR, Code.INSUFFICIENT_RESOURCES, Code.MODEL_NOT_READY)
@@ -91,10 +92,10 @@ class Admission:
         self._admit_caller(context)
         named = self._models.resolve_name(context.principal, request.model)
         self._require_task(named.spec, request.tasks, "model")
-        prepared = prepare(request.body, named.spec)
+        prepared = prepare(request.path, request.body, named.spec)
 
         def make_record() -> tuple[RequestRecord, Route]:
-            route = self._router.route_request(named.spec)
+            route = self._router.route_request(named.spec, light=request.light)
             # The version that the name means now, so that the answer stays on it.
             served_name = reference(named.adapter) if named.adapter else named.folder or named.spec.id
             record = RequestRecord.openai(
@@ -108,7 +109,7 @@ class Admission:
                 adapter=named.folder,
                 # The answer names what was asked for; of an adapter the version, which the client cannot know.
                 asked_name=request.model if named.folder is None and request.model_given else None,
-                priority=prepared.priority,
+                priority=HIGHEST_PRIORITY if request.light else prepared.priority,
             )
             return record, route
 

@@ -74,6 +74,11 @@ def _check_tools(given: dict[str, Any], spec: ModelSpec) -> None:
     if choice not in ("auto", "none"):
         # Who must be called gets arguments that fit: vLLM pins them only for a tool that says so.
         given["tools"] = [_strict(tool) for tool in given["tools"]]
+    require_tools(spec, choice)
+
+
+def require_tools(spec: ModelSpec, choice: Any) -> None:
+    """Refuse tools that a model cannot call. ``choice``: OpenAI's ``tool_choice``. Raises ``InvalidRequest``."""
     if choice == "auto" and spec.tool_call_parser is not None and not spec.enable_auto_tools:
         description = (
             f"Model '{spec.id}' does not choose tools by itself: its entry in the model file has 'enable_auto_tools' "

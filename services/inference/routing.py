@@ -27,8 +27,11 @@ class Router:
         self._queue_depth = queue_depth
         self._max_queue_size = max_queue_size
 
-    def route_request(self, spec: ModelSpec, hint: str = "") -> Route:
-        """Choose the queue for a request. Raises ``ModelNotReady``, ``QueueFull``, ``redis.RedisError``."""
+    def route_request(self, spec: ModelSpec, hint: str = "", light: bool = False) -> Route:
+        """Choose the queue for a request; a ``light`` one finds room always.
+
+        Raises ``ModelNotReady``, ``QueueFull``, ``redis.RedisError``.
+        """
         fleet = self._presence.fleet()
         queue = submit.queue_for(fleet, spec.id, hint)
         if not fleet.serving(spec.id):
@@ -38,6 +41,8 @@ class Router:
         if queue is None:
             failed = fleet.failed_on_demand(spec.id)
             raise ModelNotReady(spec.id, loading=bool(fleet.loading(spec.id)), failed=failed)
+        if light:
+            return Route(fleet, queue, not fleet.serving(spec.id))
         bound = spec.max_pending or self._max_queue_size
         waiting = self._queue_depth.pending(queue, bound)
         if waiting >= bound:

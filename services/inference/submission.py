@@ -42,6 +42,8 @@ class OpenAIRequest:
     model_given: bool = True
     #: What the model must be for.
     tasks: tuple[str, ...] = (Task.GENERATE,)
+    #: It takes no turn at the engine: it is served although others wait, and before them.
+    light: bool = False
 
 
 @dataclass(frozen=True)

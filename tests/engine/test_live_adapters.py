@@ -16,7 +16,7 @@ from testing.sse import events, text_of
 from testing.stack import Stack
 from testing.waiting import until
 
-pytestmark = [pytest.mark.full, pytest.mark.timeout(200)]
+pytestmark = [pytest.mark.full, pytest.mark.timeout(600)]
 QUESTION = "Who are you?"
 
 
@@ -65,7 +65,7 @@ def cy_llm(stack: Stack, *arguments: str) -> str:
         env=stack.environment,
         capture_output=True,
         text=True,
-        timeout=150,
+        timeout=300,
     )
     assert done.returncode == 0, done.stderr + done.stdout
     return done.stdout

@@ -20,7 +20,7 @@ from testing.stack import Process, Stack
 from testing.waiting import until
 from testing.websocket import receive, send, socket, until_done
 
-pytestmark = pytest.mark.timeout(200)
+pytestmark = pytest.mark.timeout(400)
 
 #: About 200 steps: long enough to be struck in the middle.
 PARAMS = {

@@ -50,6 +50,7 @@ class ErrorHandlers:
 
     def _face(self) -> Face:
         by_path = [face for face in self._faces if f"{request.path}/".startswith(f"{face.path}/")]
+        by_path.sort(key=lambda face: len(face.path), reverse=True)
         # Not from the Host header: behind a proxy that names another port.
         by_port = [face for face in self._faces if request.environ.get("SERVER_PORT") == str(face.port)]
         return (by_path or by_port or list(self._faces))[0]

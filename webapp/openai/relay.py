@@ -9,36 +9,34 @@ from flask import Response
 from services.errors import RequestFailed, as_service_error
 from services.inference.request_stream import ClientDisconnected, RequestStream
 from services.inference.submission import OpenAIRequest
-from store.token_log.entries import Entry, Kind, Outcome, encode
+from store.token_log.entries import Entry, Kind, Outcome
 from store.token_log.outcomes import Code, Failure
 from webapp.gunicorn.socket_writer import stream_response
 from webapp.http import sse
 from webapp.http.access_log import answer, bind_log_fields
 from webapp.http.current import context, services
-from webapp.openai.error_body import error_body
+from webapp.openai.dialects import Dialect, DialectMaker, OpenAIDialect
 
-#: The last event of every stream, after an error too: clients that wait for it would hang.
-_DONE = sse.event(b"[DONE]")
 #: How often a call is begun anew whose idempotency key had joined it to one that was just being given up.
 _TRIES = 3
 
 
-def relay(request: OpenAIRequest, streamed: bool) -> Response:
+def relay(request: OpenAIRequest, streamed: bool, dialect: DialectMaker = OpenAIDialect) -> Response:
     """Send a request to its model's worker and answer as the worker's application answers."""
     for _ in range(_TRIES - 1):
         try:
-            return _relay(request, streamed)
+            return _relay(request, streamed, dialect)
         except _JoinedALostTry:
             # Its key is free now: the next try is a request of its own.
             continue
-    return _relay(request, streamed)
+    return _relay(request, streamed, dialect)
 
 
 class _JoinedALostTry(RequestFailed):
     """The request that the idempotency key had begun was cancelled meanwhile, with the client of its first try."""
 
 
-def _relay(request: OpenAIRequest, streamed: bool) -> Response:
+def _relay(request: OpenAIRequest, streamed: bool, dialect: DialectMaker) -> Response:
     inference, call = services().inference, context()
     submission = inference.admit_openai(call, request)
     with ExitStack() as stack:
@@ -50,8 +48,13 @@ def _relay(request: OpenAIRequest, streamed: bool) -> Response:
         try:
             head = _head(entries, patient=not streamed)
             if head is None or head["content_type"].startswith("text/event-stream"):
-                return sse.response(_events(stack.pop_all(), stream, entries), head["status"] if head else 200)
-            return Response(_whole_body(entries), status=head["status"], content_type=head["content_type"])
+                return sse.response(
+                    _events(stack.pop_all(), stream, entries, dialect()), head["status"] if head else 200
+                )
+            status, whole = head["status"], _whole_body(entries)
+            if status >= 400:
+                whole = dialect().refusal_body(whole, status)
+            return Response(whole, status=status, content_type=head["content_type"])
         except ClientDisconnected:
             return Response(status=499)
         except _Cancelled as error:
@@ -95,7 +98,9 @@ def _failed(entry: Entry) -> RequestFailed:
     return kind(_failure(entry))
 
 
-def _events(stack: ExitStack, stream: RequestStream, entries: Iterator[Entry | None]) -> Iterator[bytes]:
+def _events(
+    stack: ExitStack, stream: RequestStream, entries: Iterator[Entry | None], dialect: Dialect
+) -> Iterator[bytes]:
     status = 200
     line = answer()
 
@@ -107,11 +112,13 @@ def _events(stack: ExitStack, stream: RequestStream, entries: Iterator[Entry | N
             status = entry.json()["status"]
         elif entry.kind == Kind.BODY:
             # A refusal that comes after the stream was begun is JSON: one event.
-            return entry.data if status == 200 else sse.event(entry.data) + _DONE
+            if status != 200:
+                return dialect.refusal(entry.data)
+            return dialect.pass_on(entry.data)
         elif entry.terminal and entry.json()["outcome"] != Outcome.FINISHED:
             failure = _failure(entry)
             line.code = failure.code
-            return sse.event(encode(error_body(failure))) + _DONE
+            return dialect.error(failure)
         return b""
 
     with stack:
@@ -125,7 +132,7 @@ def _events(stack: ExitStack, stream: RequestStream, entries: Iterator[Entry | N
         except Exception as error:
             known = as_service_error(error)
             line.failed(known)
-            yield sse.event(encode(error_body(known.failure))) + _DONE
+            yield dialect.error(known.failure)
 
 
 def _failure(entry: Entry) -> Failure:

@@ -12,16 +12,16 @@ _MAX_ANSWERS = 128
 _MAX_TEXTS = 2048
 
 
-class _Including(NullIsAbsentSchema):
+class Including(NullIsAbsentSchema):
     class Meta:
         unknown = INCLUDE
 
 
-class MessageSchema(_Including):
+class MessageSchema(Including):
     role = fields.String(required=True, validate=validate.Length(min=1))
 
 
-class GenerationSchema(_Including):
+class GenerationSchema(Including):
     """What chat and completions have in common."""
 
     model = Name(validate=validate.Length(min=1, max=256))
@@ -55,7 +55,7 @@ class CompletionSchema(GenerationSchema):
     prompt = fields.Raw(required=True)
 
 
-class _PoolingSchema(_Including):
+class _PoolingSchema(Including):
     """What the endpoints share that answer with numbers."""
 
     model = Name(validate=validate.Length(min=1, max=256))

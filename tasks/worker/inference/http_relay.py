@@ -1,5 +1,6 @@
 """A call of the OpenAI-compatible surface on an engine: its answer into the log, and on from where another left it."""
 
+import json
 import logging
 import time
 from collections.abc import Callable
@@ -7,7 +8,7 @@ from contextlib import aclosing
 from dataclasses import replace
 
 from engines.base import Engine
-from engines.types import HttpCall, HttpPart, HttpStart
+from engines.types import HttpCall, HttpPart, HttpStart, Usage
 from store.token_log import outcomes
 from store.token_log.log import LogSnapshot
 from store.token_log.writer import LogWriter
@@ -16,8 +17,8 @@ from tasks.worker.inference.seam import DoesNotFit, Seam
 
 log = logging.getLogger(__name__)
 
-#: How an error begins in a stream of the OpenAI-compatible API.
-_ERROR_EVENT = b'data: {"error"'
+#: How an error begins in a stream: with OpenAI, and with Anthropic.
+_ERROR_EVENTS = (b'data: {"error"', b"event: error\n")
 _STREAM = "text/event-stream"
 
 
@@ -41,12 +42,11 @@ async def relay(
     if delivered.has_body:
         if not delivered.content_type.startswith(_STREAM):
             # It is one part, and whole.
-            await writer.end(outcomes.finished(None, None))
+            await writer.end(outcomes.finished(None, usage_of(delivered.body)))
             return
-        portions = decode_portions(delivered.body_tokens)
-        if not portions:
-            raise CannotContinue
-        call, seam = replace(call, delivered=portions), Seam(delivered.body)
+        # What came before the first token, and answers of which no tokens are kept, are made once more from the start.
+        call = replace(call, delivered=decode_portions(delivered.body_tokens))
+        seam = Seam(delivered.body)
     started = time.monotonic()
     async with aclosing(engine.openai(call)) as parts:
         async for part in parts:
@@ -63,13 +63,13 @@ async def relay(
                 if joined is None:
                     continue
                 part = joined
-            if part.data.startswith(_ERROR_EVENT):
+            if part.data.startswith(_ERROR_EVENTS):
                 refused()
             count(started)
             writer.body(part.data, encode_portions(part.portions) if part.portions else "")
     if seam is not None and not seam.passed:
         raise CannotContinue
-    await writer.end(outcomes.finished(None, None))
+    await writer.end(outcomes.finished(None, call.meter.usage()))
 
 
 def _join(seam: Seam, part: HttpPart) -> HttpPart | None:
@@ -80,3 +80,14 @@ def _join(seam: Seam, part: HttpPart) -> HttpPart | None:
         log.warning("The answer cannot be gone on with: it would say something else than was delivered")
         raise CannotContinue from None
     return HttpPart(data, part.portions) if data else None
+
+
+def usage_of(body: bytes) -> dict[str, int] | None:
+    """Return the counts that a whole answer tells, in OpenAI's words or Anthropic's; None where it tells none."""
+    try:
+        told = json.loads(body)["usage"]
+        prompt = told.get("prompt_tokens", told.get("input_tokens"))
+        completion = told.get("completion_tokens", told.get("output_tokens", 0))
+        return Usage(int(prompt), int(completion or 0)).to_dict()
+    except (ValueError, KeyError, TypeError, AttributeError):
+        return None

@@ -10,6 +10,8 @@ from typing import Any
 
 #: Numbers that say when something was made.
 _TIMES = ("created", "created_at")
+#: Values beside ids that every run makes anew.
+_MARKS = ("signature",)
 #: Values that float noise may change, and that are left out with their event.
 _MEASURES = ("logprobs",)
 _END = b"\n\n"
@@ -44,8 +46,7 @@ class Seam:
     def _compare(self, old: bytes, new: bytes) -> None:
         if old == new:
             return
-        old_head, _, old_data = old.rpartition(b"data: ")
-        new_head, _, new_data = new.rpartition(b"data: ")
+        (old_head, old_data), (new_head, new_data) = _parts(old), _parts(new)
         try:
             old_value, new_value = json.loads(old_data), json.loads(new_data)
         except ValueError:
@@ -63,9 +64,19 @@ class Seam:
         elif isinstance(old, list) and isinstance(new, list) and len(old) == len(new):
             for old_item, new_item in zip(old, new, strict=True):
                 self._match(key, old_item, new_item)
-        elif isinstance(old, str) and isinstance(new, str) and (key == "id" or key.endswith("_id")):
+        elif isinstance(old, str) and isinstance(new, str) and _is_identity(key):
             self._replaced[json.dumps(new).encode()] = json.dumps(old).encode()
         elif key in _TIMES and isinstance(old, int) and isinstance(new, int):
             self._replaced[f'"{key}":{new}'.encode()] = f'"{key}":{old}'.encode()
         else:
             raise DoesNotFit
+
+
+def _parts(event: bytes) -> tuple[bytes, bytes]:
+    """Return the lines before an event's data, and the data; JSON has no line breaks."""
+    head, _, data = (b"\n" + event).partition(b"\ndata: ")
+    return head, data
+
+
+def _is_identity(key: str) -> bool:
+    return key == "id" or key.endswith("_id") or key in _MARKS

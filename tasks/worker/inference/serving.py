@@ -141,7 +141,10 @@ async def _relay_http(
     def refuse() -> None:
         served.outcome = "refused"
 
-    await relay(engine, call, active.writer, delivered, served.count, refuse)
+    try:
+        await relay(engine, call, active.writer, delivered, served.count, refuse)
+    finally:
+        active.usage = call.meter.usage()
 
 
 def _request(active: ActiveRequest, settings: Settings, delivered: LogSnapshot) -> GenerateRequest:

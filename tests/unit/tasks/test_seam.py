@@ -38,6 +38,18 @@ def test_named_events() -> None:
     assert seam.join(new) == old
 
 
+def test_a_text_may_look_like_the_field_of_an_event() -> None:
+    seam = Seam(event("data: x"))
+    assert seam.join(event("data: x", call_id="call-2")) == b""
+    assert seam.join(event("y", call_id="call-2")) == event("y")
+
+
+def test_a_mark_is_each_run_s_own() -> None:
+    seam = Seam(event("a", signature="old"))
+    assert seam.join(event("a", signature="new")) == b""
+    assert seam.join(event("b", signature="new")) == event("b", signature="old")
+
+
 _PORTIONS = st.lists(
     st.builds(
         Portion,

@@ -1,0 +1,91 @@
+"""How each API of ``/v1`` tells an error in the middle of a stream, and ends it."""
+
+import json
+from collections.abc import Callable
+from typing import Any, Protocol
+
+from store.token_log.entries import encode
+from store.token_log.outcomes import Failure
+from webapp.http import sse
+from webapp.openai.anthropic_error import anthropic_error_body, from_openai
+from webapp.openai.error_body import error_body
+
+#: The last event of OpenAI's streams, after an error too: clients that wait for it would hang.
+_DONE = sse.event(b"[DONE]")
+#: How a worker tells an error in a stream of named events; the rest is OpenAI's error shape.
+_ERROR_EVENT = b"event: error\ndata: "
+
+
+class Dialect(Protocol):
+    """The words of one stream. It is shown what has gone out before."""
+
+    def pass_on(self, data: bytes) -> bytes:
+        """Return what the client gets of a worker's events."""
+
+    def error(self, failure: Failure) -> bytes:
+        """Return the events that tell a failure and end the stream."""
+
+    def refusal(self, document: bytes) -> bytes:
+        """Return the events for a worker's refusal (OpenAI's error shape), and end the stream."""
+
+    def refusal_body(self, document: bytes, status: int) -> bytes:
+        """Return the body of an answer that is a worker's refusal."""
+
+
+class OpenAIDialect:
+    """Chat and text completions."""
+
+    def pass_on(self, data: bytes) -> bytes:
+        return data
+
+    def error(self, failure: Failure) -> bytes:
+        return self.refusal(encode(error_body(failure)))
+
+    def refusal(self, document: bytes) -> bytes:
+        return sse.event(document) + _DONE
+
+    def refusal_body(self, document: bytes, status: int) -> bytes:
+        return document
+
+
+class AnthropicDialect:
+    """``/v1/messages``."""
+
+    def pass_on(self, data: bytes) -> bytes:
+        if data.startswith(_ERROR_EVENT):
+            return self.refusal(data.removeprefix(_ERROR_EVENT).strip())
+        return data
+
+    def error(self, failure: Failure) -> bytes:
+        return sse.event(encode(anthropic_error_body(failure)), name="error")
+
+    def refusal(self, document: bytes) -> bytes:
+        return sse.event(self.refusal_body(document, 0), name="error")
+
+    def refusal_body(self, document: bytes, status: int) -> bytes:
+        return encode(from_openai(json.loads(document), status))
+
+
+class ResponsesDialect(OpenAIDialect):
+    """``/v1/responses``: the response itself fails, and its events go on being numbered."""
+
+    def __init__(self) -> None:
+        self._response: dict[str, Any] = {"object": "response", "output": []}
+        self._number = 0
+
+    def pass_on(self, data: bytes) -> bytes:
+        for event in data.split(b"\n\n"):
+            if event and not self._number:
+                self._response = json.loads(event.rpartition(b"\ndata: ")[2]).get("response", self._response)
+            self._number += bool(event)
+        return data
+
+    def refusal(self, document: bytes) -> bytes:
+        told = json.loads(document)["error"]
+        error = {"code": "server_error", "message": told["message"]}
+        response = {**self._response, "status": "failed", "error": error}
+        event = {"type": "response.failed", "sequence_number": self._number, "response": response}
+        return sse.event(encode(event), name="response.failed")
+
+
+DialectMaker = Callable[[], Dialect]
