@@ -194,6 +194,7 @@ class VllmEngine(Engine):
             assert adapter is not None
             self._openai_app.name_adapter(json.loads(call.body)["model"], adapter)
         answers, names = self._answers, names_to_replace(call)
+        head: HttpStart | None = None
         async with aclosing(self._openai_app.call(call)) as parts:
             # One loop for every part of every stream: what is rare is left to others.
             async for part in parts:
@@ -202,14 +203,24 @@ class VllmEngine(Engine):
                     raise EngineDead(f"the engine of model {self.spec.id!r} stopped working")
                 if isinstance(part, HttpStart):
                     if part.status >= 400:
-                        head, body = await answers.refusal(call, part, parts)
-                        yield head
+                        refusal, body = await answers.refusal(call, part, parts)
+                        yield refusal
                         yield HttpPart(body)
                         return
-                elif is_error(part.data):
+                    head = part
+                    continue
+                if is_error(part.data):
+                    if head is not None:
+                        refusal, body = await answers.late_refusal(call, part.data)
+                        yield refusal
+                        yield HttpPart(body)
+                        return
                     part = HttpPart(await answers.error_event(call, part.data))
                 elif names is not None:
                     part = HttpPart(part.data.replace(*names, 1), part.portions)
+                if head is not None:
+                    yield head
+                    head = None
                 yield part
 
     async def load_adapter(self, path: str) -> None:

@@ -79,12 +79,27 @@ def forms(body: dict[str, Any]) -> Iterator[Form]:
     response = body.get("response_format")
     if isinstance(response, dict) and isinstance(response.get("json_schema"), dict):
         yield Form("response_format.json_schema.schema", "json", _text(response["json_schema"].get("schema") or {}))
+    text = body.get("text")
+    if isinstance(text, dict) and isinstance(text.get("format"), dict) and text["format"].get("schema") is not None:
+        yield Form("text.format.schema", "json", _text(text["format"]["schema"]))
+    yield from _tools(body)
+
+
+def _tools(body: dict[str, Any]) -> Iterator[Form]:
+    """Yield the arguments' forms: of chat, of responses and of Anthropic's messages."""
+    choice = body.get("tool_choice") or "auto"
+    kind = choice.get("type") if isinstance(choice, dict) else choice
+    tools = body.get("tools")
     # Tools are a form only where one of them must be called.
-    tools = body.get("tools") if body.get("tool_choice", "auto") not in ("auto", "none") else []
-    for index, tool in enumerate(tools if isinstance(tools, list) else []):
-        function = tool.get("function") if isinstance(tool, dict) else None
-        if isinstance(function, dict) and function.get("parameters"):
-            yield Form(f"tools[{index}].function.parameters", "json", _text(function["parameters"]))
+    if kind in ("auto", "none") or not isinstance(tools, list):
+        return
+    for index, tool in enumerate(tools):
+        for path in (("function", "parameters"), ("parameters",), ("input_schema",)):
+            found: Any = tool
+            for name in path:
+                found = found.get(name) if isinstance(found, dict) else None
+            if found:
+                yield Form(f"tools[{index}].{'.'.join(path)}", "json", _text(found))
 
 
 def _text(value: Any) -> str:

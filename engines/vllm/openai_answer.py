@@ -17,6 +17,8 @@ _MODEL = b'"model":"'
 _DATA = b"data: "
 #: How the event of an error begins: with OpenAI, and with Anthropic.
 _ERRORS = (b'data: {"error"', b"event: error\n")
+#: How vLLM refuses a form that it cannot compile; what follows is its library's own state.
+_UNTOLD = "Invalid grammar specification"
 #: vLLM's words for a body that pydantic refused: where, and what is wrong there.
 _VALIDATION = re.compile(r"'loc': 'body\.?([^']*)', 'msg': (?:'([^']*)'|\"([^\"]*)\")")
 _PARAMETER = re.compile(r" \(parameter=[^()]*\)$")
@@ -53,6 +55,13 @@ class OpenAIAnswers:
         _, document = await self._explain(call, code if isinstance(code, int) else 500, error)
         return head + _DATA + encode(document) + separator + rest
 
+    async def late_refusal(self, call: HttpCall, event: bytes) -> tuple[HttpStart, bytes]:
+        """Return the refusal that the first event of a stream tells: nothing has gone out yet."""
+        error = _error_in(event.partition(b"\n\n")[0].rpartition(_DATA)[2]) or {}
+        code = error.get("code")
+        status, document = await self._explain(call, code if isinstance(code, int) and code >= 400 else 500, error)
+        return HttpStart(status, "application/json"), encode(document)
+
     async def _find_fault(self, call: HttpCall) -> tuple[str, str] | None:
         """Return the form's fault, if it is one; a form that cannot be judged in time is none."""
         loop = asyncio.get_running_loop()
@@ -64,7 +73,7 @@ class OpenAIAnswers:
 
     async def _explain(self, call: HttpCall, status: int, error: dict[str, Any]) -> tuple[int, dict[str, Any]]:
         """Return the status and the document of a failure, found out to be the client's where it is."""
-        if status >= 500:
+        if status >= 500 or _UNTOLD in str(error.get("message")):
             fault = await self._find_fault(call)
             if fault is not None:
                 field, why = fault

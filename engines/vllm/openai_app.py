@@ -2,6 +2,7 @@
 
 import asyncio
 import contextlib
+import json
 from collections.abc import AsyncGenerator, MutableMapping
 from contextvars import copy_context
 from typing import Any
@@ -75,6 +76,9 @@ def _options(spec: ModelSpec) -> dict[str, str | None]:
         "tool-call-parser": spec.tool_call_parser,
         "reasoning-parser": spec.reasoning_parser,
     }
+    if spec.reasoning_parser is not None:
+        # Where ``vllm serve`` looks for it: its own engine puts it there, which has not read these options.
+        options["structured-outputs-config"] = json.dumps({"reasoning_parser": spec.reasoning_parser})
     options = {name: value for name, value in options.items() if value is not None}
     if spec.tool_call_parser is not None and spec.enable_auto_tools:
         options["enable-auto-tool-choice"] = None

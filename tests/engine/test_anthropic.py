@@ -7,6 +7,7 @@ from typing import Any
 
 import anthropic
 import httpx
+import httpx2
 import pytest
 
 from settings import ROOT
@@ -22,6 +23,8 @@ TOOLS: list[dict[str, Any]] = [
     {"name": "f", "input_schema": {"type": "object", "properties": {"a": {"type": "string"}}}},
     {"name": "g", "input_schema": {"type": "object", "properties": {}}},
 ]
+#: Its SDK has no temperature any more.
+GREEDY = {"extra_body": {"temperature": 0}}
 DEMO = {"modelPath": str(ROOT / "models" / "demo"), "enforceEager": True, "kvCacheMemoryBytes": 2**26}
 
 
@@ -41,7 +44,7 @@ def stack(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Stack]:
 @pytest.fixture
 def client(stack: Stack) -> Iterator[anthropic.Anthropic]:
     with (
-        httpx.Client(trust_env=False, timeout=60) as http,
+        httpx2.Client(trust_env=False, timeout=60) as http,
         anthropic.Anthropic(
             base_url=stack.openai_base.removesuffix("/v1"), api_key=KEY, max_retries=0, http_client=http
         ) as opened,
@@ -57,7 +60,7 @@ def raw(stack: Stack) -> Iterator[httpx.Client]:
 
 def asked(question: str, **more: Any) -> dict[str, Any]:
     messages = [{"role": "user", "content": question}]
-    return {"model": "tools", "max_tokens": 600, "temperature": 0, "messages": messages, **more}
+    return {"model": "tools", "max_tokens": 600, "messages": messages, **GREEDY, **more}
 
 
 def blocks(message: anthropic.types.Message) -> list[Any]:
@@ -94,7 +97,7 @@ def test_thoughts_text_and_two_calls_whole_and_streamed(client: anthropic.Anthro
 
 
 def test_events_come_in_their_order(raw: httpx.Client) -> None:
-    body = {**asked(transcripts.CALLS, tools=TOOLS), "stream": True}
+    body = {**asked(transcripts.CALLS, tools=TOOLS), "stream": True, "temperature": 0}
     answer = raw.post("/messages?beta=true", json=body)
     assert answer.headers["content-type"].startswith("text/event-stream")
     assert answer.headers["request-id"].startswith("req_")
@@ -176,7 +179,7 @@ def test_a_begun_answer_is_gone_on_with(client: anthropic.Anthropic) -> None:
     [(_, text)] = blocks(whole)
     begun = text[: len(text) // 2]
     turns = [{"role": "user", "content": "What is the capital of France?"}, {"role": "assistant", "content": begun}]
-    on = client.messages.create(model="demo", max_tokens=100, temperature=0, messages=turns)  # type: ignore[arg-type]
+    on = client.messages.create(model="demo", max_tokens=100, messages=turns, **GREEDY)  # type: ignore[arg-type]
     assert begun + on.content[0].text == text  # type: ignore[union-attr]
 
 
@@ -195,7 +198,7 @@ def test_tokens_are_counted_as_the_message_counts_them(client: anthropic.Anthrop
         ([], ""),
         ([{"type": "text", "text": ""}], ""),
         ([{"type": "text", "text": "a"}, {"type": "image", "source": {"type": "base64", "data": "AA=="}}], None),
-        ([{"type": "document", "source": {"type": "text", "media_type": "text/plain", "data": "d"}}], None),
+        ([{"type": "document", "source": {"type": "text", "media_type": "text/plain", "data": "a document"}}], None),
         ([{"type": "search_result", "source": "s", "title": "t", "content": [{"type": "text", "text": "r"}]}], None),
     ],
     ids=["text", "nothing", "empty", "image", "document", "search"],

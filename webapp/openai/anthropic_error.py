@@ -32,4 +32,7 @@ def from_openai(document: dict[str, Any], status: int) -> dict[str, Any]:
     if not status:
         status = 500 if error["type"] == "server_error" else 400
     kind = _TYPES.get(status) or ("invalid_request_error" if status < 500 else "api_error")
-    return {"type": "error", "error": {"type": kind, "message": error["message"]}, "request_id": request_id()}
+    # There is no member for the field.
+    field, message = error.get("param"), error["message"]
+    message = message if not field or field in message else f"{field}: {message}"
+    return {"type": "error", "error": {"type": kind, "message": message}, "request_id": request_id()}
