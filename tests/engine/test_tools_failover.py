@@ -1,0 +1,173 @@
+"""Thoughts, tool calls that a model makes by itself, Anthropic's messages: when their worker is killed."""
+
+import os
+import signal
+import threading
+from collections.abc import Callable, Iterator
+from importlib.util import find_spec
+from typing import Any
+
+import anthropic
+import httpx2
+import pytest
+
+from testing import tool_model
+from testing.stack import KEY, Stack
+from testing.tool_model import transcripts
+from tests.conftest import require
+from tests.engine.failover import Answer, ask, both_ready, kill_worker_of, log_of
+
+pytestmark = [pytest.mark.timeout(900)]
+
+#: Streams of each cell; by hand, for the matrix of the report: 100.
+_STREAMS = int(os.environ.get("CY_FAILOVER_STREAMS", "1"))
+#: How often a stream may have ended before the kill came, and is asked for once more.
+_TRIES = 8
+_ROWS = {"type": "object", "properties": {"rows": {"type": "array", "items": {"type": "integer"}}}}
+_CHAT_TOOLS = [
+    {"type": "function", "function": {"name": "f", "parameters": _ROWS}},
+    {"type": "function", "function": {"name": "g", "parameters": {"type": "object", "properties": {}}}},
+]
+_TOOLS = [
+    {"name": "f", "input_schema": _ROWS},
+    {"name": "g", "input_schema": {"type": "object", "properties": {}}},
+]
+
+
+def asked(question: str) -> dict[str, Any]:
+    return {"model": "tools", "max_tokens": 700, "messages": [{"role": "user", "content": question}]}
+
+
+#: Body, and after how many chunks the worker is killed.
+CELLS: dict[str, tuple[dict[str, Any], int]] = {
+    "in its thoughts": ({**asked(transcripts.ROWS), "tools": _CHAT_TOOLS}, 4),
+    "in the arguments": ({**asked(transcripts.ROWS), "tools": _CHAT_TOOLS}, 60),
+    "in the last numbers": ({**asked(transcripts.ROWS), "tools": _CHAT_TOOLS}, 200),
+    "in long thoughts": (asked(transcripts.STORY), 100),
+    "in a text after thoughts": (asked(transcripts.COUNT), 60),
+}
+
+
+@pytest.fixture(scope="module")
+def stack(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Stack]:
+    require(find_spec("vllm") is not None, "vLLM is not installed (bin/test installs it)")
+    stack = Stack(tmp_path_factory.mktemp("tools"), {"default": "tools", "models": {"tools": tool_model.ENTRY}})
+    try:
+        stack.start_web()
+        stack.spawn_worker("w1")
+        stack.spawn_worker("w2")
+        yield stack
+    finally:
+        stack.close()
+
+
+def struck(stack: Stack, run: Callable[[], tuple[str, Any]]) -> Any:
+    """Return what a stream says whose worker was killed before its end; ``run`` returns its id and that."""
+    for _ in range(_TRIES):
+        both_ready(stack)
+        answer_id, answer = run()
+        [(last, _)] = stack.client.xrevrange(log_of(answer_id), count=1)
+        if last.startswith(b"2-"):
+            return answer
+    raise AssertionError("every stream had ended before its worker was killed")
+
+
+def _chat(stack: Stack, body: dict[str, Any], kill_at: int) -> tuple[str, Answer]:
+    answer = ask(stack, body, kill_at)
+    [(answer_id, _, _)] = answer.heads
+    return answer_id, answer
+
+
+@pytest.mark.parametrize(
+    "cell", [pytest.param(cell, marks=[] if cell == "in the arguments" else pytest.mark.full) for cell in CELLS]
+)
+def test_chat_goes_on(stack: Stack, cell: str) -> None:
+    body, kill_at = CELLS[cell]
+    both_ready(stack)
+    expected = ask(stack, body)
+    assert expected.thoughts
+    for _ in range(_STREAMS):
+        found = struck(stack, lambda: _chat(stack, body, kill_at))
+        assert found.same_words(expected), (found, expected)
+        assert all(len(ids) == 1 for ids, _, _ in found.calls.values())
+
+
+class Message:
+    """What Anthropic's client makes of a stream."""
+
+    def __init__(self, stack: Stack, body: dict[str, Any], kill_at: int | None = None) -> None:
+        self.events: list[tuple[Any, ...]] = []
+        base = stack.openai_base.removesuffix("/v1")
+        with (
+            httpx2.Client(trust_env=False, timeout=120) as http,
+            anthropic.Anthropic(base_url=base, api_key=KEY, max_retries=0, http_client=http) as client,
+            client.messages.stream(**body, extra_body={"temperature": 0}) as stream,
+        ):
+            for event in stream:
+                self.events.append((event.type, getattr(event, "index", None)))
+                if len(self.events) == kill_at:
+                    kill_worker_of(stack, stream.current_message_snapshot.id)
+            self.message = stream.get_final_message()
+
+    def words(self) -> Any:
+        """What it says, without what every run makes anew."""
+        found = self.message.to_dict()
+        blocks = [
+            {name: value for name, value in block.items() if name not in ("id", "signature")}
+            for block in found["content"]  # type: ignore[attr-defined]
+        ]
+        usage = (self.message.usage.input_tokens, self.message.usage.output_tokens)
+        starts = [event for event in self.events if event[0] not in ("text", "thinking", "input_json")]
+        return blocks, self.message.stop_reason, usage, [each for each in starts if each[0] != "content_block_delta"]
+
+
+@pytest.mark.full
+@pytest.mark.parametrize("kill_at", [3, 12, 150], ids=["thoughts", "text", "arguments"])
+def test_messages_go_on(stack: Stack, kill_at: int) -> None:
+    body = {**asked(transcripts.ROWS), "tools": _TOOLS}
+    both_ready(stack)
+    expected = Message(stack, body)
+    assert [block.type for block in expected.message.content] == ["thinking", "text", "tool_use", "tool_use"]
+
+    def run() -> tuple[str, Message]:
+        message = Message(stack, body, kill_at)
+        return message.message.id, message
+
+    for _ in range(_STREAMS):
+        found = struck(stack, run)
+        assert found.words() == expected.words()
+        ids = [block.id for block in found.message.content if block.type == "tool_use"]
+        assert len(set(ids)) == 2
+
+
+@pytest.mark.full
+@pytest.mark.parametrize("how", [signal.SIGSTOP, signal.SIGKILL], ids=["frozen", "killed"])
+def test_a_whole_answer_never_fails_for_a_worker_s_loss(stack: Stack, how: signal.Signals) -> None:
+    """It is asked once more; nobody had any of it."""
+    both_ready(stack)
+    body = {**asked(transcripts.STORY), "temperature": 0}
+    with stack.openai() as client:
+        create: Any = client.chat.completions.create
+        expected = create(**body).choices[0].message
+        for name in ("w1", "w2"):
+            process = next(each for each in reversed(stack.processes) if each.name == name)
+            found = _while_struck(lambda: create(**body), process.pid, how)
+            assert (found.content, found.reasoning) == (expected.content, expected.reasoning)
+            process.popen.kill()
+            process.popen.wait(10)
+            stack.spawn_worker(name)
+            both_ready(stack)
+
+
+def _while_struck(run: Callable[[], Any], pid: int, how: signal.Signals) -> Any:
+    found: list[Any] = []
+    threads = [threading.Thread(target=lambda: found.append(run())) for _ in range(4)]
+    for thread in threads:
+        thread.start()
+    os.kill(pid, how)
+    for thread in threads:
+        thread.join(120)
+    assert len(found) == len(threads), "an answer was lost"
+    texts = {(each.choices[0].message.content, each.choices[0].finish_reason) for each in found}
+    assert len(texts) == 1, texts
+    return found[0].choices[0].message
