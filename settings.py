@@ -244,6 +244,18 @@ class Settings:
     keepalive: float = _var(
         "CY_LLM_KEEPALIVE_SECONDS", 8.0, _SECONDS, "a stream that is still silent after this long sends a comment line"
     )
+    response_ttl: int = _var(
+        "CY_LLM_RESPONSE_TTL_SECONDS",
+        86_400,
+        env.whole(60, 31_536_000),
+        "how long a response of `/v1/responses` can be asked for again, or gone on from",
+    )
+    max_responses: int = _var(
+        "CY_LLM_MAX_RESPONSES",
+        1000,
+        env.whole(1, 1_000_000),
+        "responses kept for each tenant at most; the oldest make room",
+    )
     stream_ttl: int = _var(
         "CY_LLM_STREAM_TTL_SECONDS", 600, env.whole(1, 604_800), "how long a finished stream can be read"
     )

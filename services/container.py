@@ -19,6 +19,7 @@ from services.lifecycle import Lifecycle
 from services.limits import Limits
 from services.model_changes import ModelChanges
 from services.models import ModelCatalog
+from services.responses import ResponsesService
 from services.training.checks import TrainingChecks
 from services.training.dataset_check import DatasetChecker
 from services.training.service import TrainingService
@@ -28,6 +29,7 @@ from store.model_revision import RevisionWatcher
 from store.redis.client import connect
 from store.redis.presence import PresenceReader
 from store.redis.request_records import RequestStore
+from store.redis.responses import ResponseStore
 from store.sql import db
 from store.sql.adapters import AdapterStore
 from store.sql.api_keys import ApiKeyAuthenticator
@@ -50,6 +52,7 @@ class Services:
     model_watcher: RevisionWatcher
     adapters: AdapterService
     inference: InferenceService
+    responses: ResponsesService
     training: TrainingService
     health: HealthService
     client: redis.Redis
@@ -99,6 +102,9 @@ class Services:
             adapters=adapters,
             inference=_inference(
                 settings, client, presence, queue_depth, lifecycle, access, limits, models, adapters, idempotency
+            ),
+            responses=ResponsesService(
+                ResponseStore(client, settings.response_ttl, settings.max_responses), access, client
             ),
             training=TrainingService(client, access, limits, checks, jobs, idempotency, lifecycle, settings.keepalive),
             health=HealthService(client, presence, lifecycle, settings.max_queue_size),

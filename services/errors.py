@@ -99,6 +99,14 @@ class RequestNotFound(NotFound):
         super().__init__(description, [Detail("request_not_found", "id", description)])
 
 
+class ResponseNotFound(NotFound):
+    """No such response, or it was not stored, or has expired."""
+
+    def __init__(self, response_id: str) -> None:
+        description = f"Response '{response_id}' does not exist, was not stored, or has expired"
+        super().__init__(description, [Detail("response_not_found", "response_id", description)])
+
+
 class AdapterNotFound(NotFound):
     """No such adapter, or no such version of it."""
 

@@ -19,6 +19,9 @@ from vllm.entrypoints.launchers.api_server.app_state import init_app_state
 from vllm.entrypoints.launchers.app import build_app
 from vllm.entrypoints.launchers.cli_args import make_arg_parser
 from vllm.entrypoints.openai.chat_completion.protocol import ChatCompletionRequest, ChatCompletionResponse
+from vllm.entrypoints.openai.responses.protocol import ResponseCompletedEvent, ResponsesRequest, ResponsesResponse
+from vllm.entrypoints.openai.responses.serving import OpenAIServingResponses
+from vllm.entrypoints.serve.engine.protocol import ErrorResponse
 from vllm.logprobs import append_logprobs_for_next_position
 from vllm.lora.request import LoRARequest
 from vllm.outputs import RequestOutput
@@ -48,10 +51,15 @@ __all__ = [
     "EngineCoreRequest",
     "EngineDeadError",
     "EngineGenerateError",
+    "ErrorResponse",
     "HookedAsyncLLM",
     "IterationStats",
+    "OpenAIServingResponses",
     "ReplayedRequest",
     "RequestOutputCollector",
+    "ResponseCompletedEvent",
+    "ResponsesRequest",
+    "ResponsesResponse",
     "SchedulerStats",
     "StatLoggerBase",
     "SyncEngine",

@@ -16,6 +16,7 @@ from engines.vllm.arguments import chat_template_text, generation_config
 from engines.vllm.continuation import CURRENT_CALL, CallTokens
 from engines.vllm.internals import build_openai_app, has_chat_template, name_adapter
 from engines.vllm.messages import use_messages
+from engines.vllm.responses import use_responses
 
 #: An ASGI message.
 _Message = MutableMapping[str, Any]
@@ -34,6 +35,7 @@ class OpenAIApp:
         """Build the application on a running engine."""
         app = await build_openai_app(client, _options(spec))
         use_messages(app)
+        use_responses(app)
         return cls(app, spec.chat_template is not None or has_chat_template(client))
 
     def name_adapter(self, name: str, adapter: LoRARequest) -> None:

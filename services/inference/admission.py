@@ -14,6 +14,8 @@ from services.errors import InvalidRequest
 from services.idempotency import Idempotency
 from services.inference.bodies import prepare
 from services.inference.generation_defaults import complete
+from services.inference.responses_body import PATH as RESPONSES_PATH
+from services.inference.responses_body import response_id
 from services.inference.routing import Route, Router
 from services.inference.submission import GenerationRequest, OpenAIRequest, Submission
 from services.limits import Limits
@@ -98,19 +100,27 @@ class Admission:
             route = self._router.route_request(named.spec, light=request.light)
             # The version that the name means now, so that the answer stays on it.
             served_name = reference(named.adapter) if named.adapter else named.folder or named.spec.id
+            request_id = new_request_id()
+            named_body = {**prepared.body, "model": served_name}
+            if request.path == RESPONSES_PATH:
+                # The same id in each attempt.
+                named_body["request_id"] = response_id(request_id)
             record = RequestRecord.openai(
-                id=new_request_id(),
+                id=request_id,
                 model=named.spec.id,
                 owner=context.principal.id,
                 tenant=context.principal.tenant,
                 deadline=self._deadline(context),
                 path=request.path,
-                body=encode({**prepared.body, "model": served_name}),
+                body=encode(named_body),
                 adapter=named.folder,
                 # The answer names what was asked for; of an adapter the version, which the client cannot know.
                 asked_name=request.model if named.folder is None and request.model_given else None,
+                kept_as=response_id(request_id) if request.on_record else None,
                 priority=HIGHEST_PRIORITY if request.light else prepared.priority,
             )
+            if request.on_record:
+                request.on_record(record)
             return record, route
 
         return self._begin_once(context, request.body, make_record)

@@ -3,12 +3,14 @@
 from typing import Any
 
 from engines.model_spec import ModelSpec
-from services.inference import anthropic_body, openai_body
+from services.inference import anthropic_body, openai_body, responses_body
 from services.inference.openai_body import PreparedBody
 
 _PREPARE = {
     "/v1/messages": anthropic_body.prepare,
     "/v1/messages/count_tokens": anthropic_body.prepare,
+    "/v1/responses": responses_body.prepare,
+    "/v1/responses/input_tokens": responses_body.prepare,
 }
 
 

@@ -13,7 +13,16 @@ _MEDIA = re.compile(r"(_url|^image.*|^audio.*|^video.*|^input_audio|^file)\Z")
 #: Where the endpoints that answer with numbers take texts.
 _TEXT_FIELDS = ("messages", "input", "query", "queries", "documents", "text_1", "text_2", "data_1", "data_2")
 #: Parts of a message that are text; agents send an assistant's refusal and reasoning back.
-_TEXT_PARTS = ("text", "input_text", "output_text", "refusal", "thinking", "reasoning")
+_TEXT_PARTS = (
+    "text",
+    "input_text",
+    "output_text",
+    "refusal",
+    "thinking",
+    "reasoning",
+    "reasoning_text",
+    "summary_text",
+)
 
 
 @dataclass(frozen=True)
@@ -34,27 +43,27 @@ def prepare(body: dict[str, Any], spec: ModelSpec) -> PreparedBody:
         given["priority"] = -priority
     if not spec.generates:
         for name in _TEXT_FIELDS:
-            _require_text(given.get(name), spec, name)
+            require_text(given.get(name), spec, name)
         return PreparedBody(given, priority)
     if "tools" in given:
         _check_tools(given, spec)
-    _require_text(given.get("messages"), spec, "messages")
+    require_text(given.get("messages"), spec, "messages")
     return PreparedBody(complete_openai(given, spec), priority)
 
 
-def _require_text(value: Any, spec: ModelSpec, field: str) -> None:
+def require_text(value: Any, spec: ModelSpec, field: str) -> None:
     """Refuse pictures and sounds: no model here is known to see, and their addresses would be fetched.
 
     A part of a message is text by its ``type``; vLLM also goes by the names of its keys where there is none.
     """
     if isinstance(value, list):
         for index, part in enumerate(value):
-            _require_text(part, spec, f"{field}[{index}]")
+            require_text(part, spec, f"{field}[{index}]")
         return
     if not isinstance(value, dict):
         return
     if "content" in value:
-        _require_text(value["content"], spec, f"{field}.content")
+        require_text(value["content"], spec, f"{field}.content")
         return
     media = [key for key in value if _MEDIA.search(key)]
     kind = value.get("type")

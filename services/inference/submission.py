@@ -1,5 +1,6 @@
 """What a client asks for, checked by its face, and what becomes of it when it is admitted."""
 
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -44,6 +45,8 @@ class OpenAIRequest:
     tasks: tuple[str, ...] = (Task.GENERATE,)
     #: It takes no turn at the engine: it is served although others wait, and before them.
     light: bool = False
+    #: Called with the record of a new request before it is sent; what it makes is kept under that request's id.
+    on_record: Callable[[RequestRecord], None] | None = None
 
 
 @dataclass(frozen=True)

@@ -97,3 +97,13 @@ def streams(key_id: str) -> str:
 def log_channel(request_id: str) -> str:
     """Pub/sub channel: every entry of the token log as it is appended."""
     return f"{prefix()}cy:log:{request_id}"
+
+
+def response(response_id: str) -> str:
+    """Hash, expires: one response (``store.redis.responses``)."""
+    return f"{prefix()}cy:resp:{response_id}"
+
+
+def responses_of(tenant: str) -> str:
+    """Sorted set, expires: a tenant's responses -> Unix time of their beginning."""
+    return f"{prefix()}cy:resps:{tenant}"

@@ -38,7 +38,7 @@ class RequestRecord:
     #: Unix time in seconds after which the request has failed.
     deadline: float
     #: ``generate``: prompt, adapter and sampling; ``openai``: path, body (base64) and the name
-    #: that the answer shall have for the model. Both: the tenant.
+    #: that the answer shall have for the model, and the id that it is kept under. Both: the tenant.
     payload: dict[str, Any] = field(repr=False)
     #: 0 to 9; higher is served first.
     priority: int = 0
@@ -57,6 +57,7 @@ class RequestRecord:
         tenant: str,
         adapter: str | None = None,
         asked_name: str | None = None,
+        kept_as: str | None = None,
         **common: Any,
     ) -> "RequestRecord":
         payload = {
@@ -65,6 +66,7 @@ class RequestRecord:
             "adapter": adapter,
             "tenant": tenant,
             "asked_name": asked_name,
+            "kept_as": kept_as,
         }
         return cls(kind=cls.OPENAI, payload=payload, **common)
 

@@ -12,6 +12,7 @@ from engines.types import HttpCall, HttpPart, HttpStart, Usage
 from store.token_log import outcomes
 from store.token_log.log import LogSnapshot
 from store.token_log.writer import LogWriter
+from tasks.worker.inference.kept_response import KeptResponse
 from tasks.worker.inference.portions import decode_portions, encode_portions
 from tasks.worker.inference.seam import DoesNotFit, Seam
 
@@ -33,8 +34,10 @@ async def relay(
     delivered: LogSnapshot,
     count: Callable[[float], None],
     refused: Callable[[], None],
+    kept: KeptResponse | None = None,
 ) -> None:
     """Write the answer to a call. ``count`` is told of each part with the time of the beginning, ``refused`` of errors.
+    ``kept`` keeps the answer beyond its log.
 
     Raises ``CannotContinue``, and what the engine raises.
     """
@@ -47,10 +50,11 @@ async def relay(
         # What came before the first token, and answers of which no tokens are kept, are made once more from the start.
         call = replace(call, delivered=decode_portions(delivered.body_tokens))
         seam = Seam(delivered.body)
-    started = time.monotonic()
+    started, head = time.monotonic(), HttpStart(200, delivered.content_type)
     async with aclosing(engine.openai(call)) as parts:
         async for part in parts:
             if isinstance(part, HttpStart):
+                head = part
                 if part.status >= 400:
                     if seam is not None:
                         raise CannotContinue
@@ -65,10 +69,14 @@ async def relay(
                 part = joined
             if part.data.startswith(_ERROR_EVENTS):
                 refused()
+            if kept is not None and head.status == 200:
+                kept.saw(part.data, head.content_type.startswith(_STREAM))
             count(started)
             writer.body(part.data, encode_portions(part.portions) if part.portions else "")
     if seam is not None and not seam.passed:
         raise CannotContinue
+    if kept is not None:
+        await kept.save()
     await writer.end(outcomes.finished(None, call.meter.usage()))
 
 

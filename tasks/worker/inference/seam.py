@@ -9,7 +9,7 @@ import json
 from typing import Any
 
 #: Numbers that say when something was made.
-_TIMES = ("created", "created_at")
+_TIMES = ("created", "created_at", "completed_at")
 #: Values beside ids that every run makes anew.
 _MARKS = ("signature",)
 #: Values that float noise may change, and that are left out with their event.

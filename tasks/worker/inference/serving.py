@@ -22,6 +22,7 @@ from store.token_log.writer import LogWriter
 from tasks.worker.engine_host import EngineHost
 from tasks.worker.inference.active_requests import ActiveRequest, StopReason
 from tasks.worker.inference.http_relay import CannotContinue, relay
+from tasks.worker.inference.kept_response import KeptResponse
 
 log = logging.getLogger(__name__)
 
@@ -141,8 +142,11 @@ async def _relay_http(
     def refuse() -> None:
         served.outcome = "refused"
 
+    kept_as, kept = active.record.payload.get("kept_as"), None
+    if kept_as is not None:
+        kept = KeptResponse(host.publisher, kept_as, host.settings.response_ttl)
     try:
-        await relay(engine, call, active.writer, delivered, served.count, refuse)
+        await relay(engine, call, active.writer, delivered, served.count, refuse, kept)
     finally:
         active.usage = call.meter.usage()
 

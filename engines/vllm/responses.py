@@ -1,0 +1,114 @@
+"""OpenAI's Responses API as vLLM's application serves it, with what it leaves out of the contract put right.
+
+Earlier turns are part of the input here, so that any worker can go on from them; vLLM's own memory of them is not used.
+"""
+
+import time
+from collections.abc import AsyncGenerator
+from typing import Any, Literal
+
+from fastapi.responses import JSONResponse
+
+from engines.vllm.internals import (
+    ErrorResponse,
+    OpenAIServingResponses,
+    ResponseCompletedEvent,
+    ResponsesRequest,
+    ResponsesResponse,
+)
+
+_CUT = "incomplete"
+_BEGINNINGS = ("response.created", "response.in_progress")
+
+
+class Responses(OpenAIServingResponses):
+    """vLLM's own, but for the memory, and for answers that were cut, which say so."""
+
+    async def _render_resolved_response_inputs(
+        self, request: ResponsesRequest, prev_response: Any, **options: Any
+    ) -> Any:
+        return await super()._render_resolved_response_inputs(request, None, **options)
+
+    async def responses_full_generator(self, *args: Any, **kwargs: Any) -> ErrorResponse | ResponsesResponse:
+        """As vLLM's own; the item that was cut is incomplete too."""
+        response = await super().responses_full_generator(*args, **kwargs)
+        if isinstance(response, ResponsesResponse):
+            _complete(response)
+            if response.status == _CUT and response.output:
+                _cut(response.output[-1])
+        return response
+
+    async def responses_stream_generator(self, *args: Any, **kwargs: Any) -> AsyncGenerator[Any, None]:
+        """As vLLM's own; an answer that was cut ends with the event for that."""
+        # Whether the last item was cut is told by what follows it.
+        item_done: Any = None
+        async for event in super().responses_stream_generator(*args, **kwargs):
+            ended = isinstance(event, ResponseCompletedEvent) and event.response.status == _CUT
+            if event.type in _BEGINNINGS:
+                _complete(event.response)
+            if item_done is not None:
+                if ended:
+                    _cut(item_done.item)
+                yield item_done
+                item_done = None
+            if event.type == "response.output_item.done":
+                item_done = event
+            elif ended:
+                yield _Incomplete(
+                    type="response.incomplete", sequence_number=event.sequence_number, response=event.response
+                )
+            else:
+                yield event
+        if item_done is not None:
+            yield item_done
+
+    async def count_tokens(self, request: ResponsesRequest) -> Any:
+        """Return how many tokens the input has, or vLLM's refusal."""
+        error = await self._check_model(request)
+        rendered = error or await self._render_resolved_response_inputs(request, None)
+        if isinstance(rendered, ErrorResponse):
+            return rendered
+        return len(self._extract_prompt_components(rendered.engine_input).token_ids or ())
+
+
+class _Incomplete(ResponseCompletedEvent):
+    type: Literal["response.incomplete"]
+
+
+class _NoMemory(dict[str, Any]):
+    """Stands for vLLM's memory of responses: each that is asked for is there, and part of the input."""
+
+    def get(self, key: str, default: Any = None) -> Any:
+        return key
+
+
+def _complete(response: Any) -> None:
+    """Fill members that vLLM leaves out, or empty, and clients read."""
+    response.error = None
+    response.completed_at = int(time.time()) if response.status == "completed" else None
+    response.metadata = response.metadata or {}
+    response.text = response.text or {"format": {"type": "text"}}
+    if not response.tools:
+        response.tool_choice = "auto"
+
+
+def _cut(item: Any) -> None:
+    if hasattr(item, "status"):
+        item.status = _CUT
+
+
+def use_responses(app: Any) -> None:
+    """Let an application of vLLM serve responses so."""
+    serving = app.state.openai_serving_responses
+    if serving is None:
+        return
+    serving.__class__ = Responses
+    serving.response_store = _NoMemory()
+
+    async def input_tokens(request: ResponsesRequest) -> Any:
+        found = await serving.count_tokens(request)
+        if isinstance(found, ErrorResponse):
+            return JSONResponse(found.model_dump(mode="json"), found.error.code)
+        return {"object": "response.input_tokens", "input_tokens": found}
+
+    app.add_api_route("/v1/responses/input_tokens", input_tokens, methods=["POST"])

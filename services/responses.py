@@ -1,0 +1,142 @@
+"""Responses that go on from earlier ones, and that are asked for again: whichever worker made them."""
+
+from dataclasses import dataclass
+from typing import Any
+
+import redis
+
+from services.access import Access
+from services.errors import InvalidRequest, ResponseNotFound
+from services.inference.responses_body import PATH, response_id
+from services.inference.submission import OpenAIRequest
+from store.redis.request_records import RequestRecord
+from store.redis.responses import ResponseStore, StoredResponse
+from store.sql.api_keys import Principal
+from store.token_log import log as token_log
+from store.token_log.entries import Outcome
+
+#: Members of a request that its response repeats.
+_REPEATED = ("instructions", "metadata", "temperature", "top_p", "tool_choice", "tools", "max_output_tokens", "text")
+#: What an input item without a name of its own gets in a list.
+_ITEM_ID = "item_{}_{}"
+
+Item = dict[str, Any]
+
+
+@dataclass(frozen=True)
+class InputPage:
+    """Input items, newest first unless asked otherwise, and whether more follow."""
+
+    items: list[Item]
+    has_more: bool
+
+
+@dataclass(frozen=True)
+class ResponsesService:
+    """The Responses API, but for the answering itself. Methods raise ``redis.RedisError``."""
+
+    store: ResponseStore
+    access: Access
+    client: redis.Redis
+
+    def request(self, principal: Principal, body: dict[str, Any]) -> OpenAIRequest:
+        """Return what is to be admitted for a checked body. Raises ``InvalidRequest``."""
+        own = _items(body["input"])
+        items = [*self._earlier(principal, body.get("previous_response_id")), *own]
+        model = body.get("model")
+        kept = body.get("store") is not False
+
+        def begin(record: RequestRecord) -> None:
+            outline = {name: body[name] for name in (*_REPEATED, "previous_response_id") if name in body}
+            outline |= {"created_at": int(record.created), "model": model or record.model}
+            stored = StoredResponse(response_id(record.id), record.tenant, record.id, items, len(own), outline)
+            self.store.begin(stored)
+
+        return OpenAIRequest(
+            model or "default",
+            PATH,
+            {**body, "input": items},
+            model is not None,
+            on_record=begin if kept else None,
+        )
+
+    def show(self, principal: Principal, wanted: str) -> Item:
+        """Return a response as it is now. Raises ``ResponseNotFound``."""
+        stored = self._find(principal, wanted)
+        return stored.result or self._unfinished(stored)
+
+    def input_items(
+        self, principal: Principal, wanted: str, limit: int, after: str | None, newest_first: bool
+    ) -> InputPage:
+        """Return what was put in, earlier turns included. Raises ``ResponseNotFound``, ``InvalidRequest``."""
+        stored = self._find(principal, wanted)
+        items = [{"id": _ITEM_ID.format(wanted, number), **_shown(item)} for number, item in enumerate(stored.items)]
+        if newest_first:
+            items.reverse()
+        if after is not None:
+            ids = [item["id"] for item in items]
+            if after not in ids:
+                raise InvalidRequest.of("invalid_value", "after", f"Must be the id of an input item of '{wanted}'")
+            items = items[ids.index(after) + 1 :]
+        return InputPage(items[:limit], len(items) > limit)
+
+    def delete(self, principal: Principal, wanted: str) -> None:
+        """Forget a response. Raises ``ResponseNotFound``."""
+        self.store.delete(self._find(principal, wanted))
+
+    def require_cancellable(self, principal: Principal, wanted: str) -> None:
+        """Raises ``ResponseNotFound``, else ``InvalidRequest``: nothing here runs in the background."""
+        self._find(principal, wanted)
+        description = "Only a response that runs in the background can be cancelled; end the connection instead"
+        raise InvalidRequest.of("invalid_value", "response_id", description)
+
+    def _find(self, principal: Principal, wanted: str) -> StoredResponse:
+        stored = self.store.load(wanted)
+        if stored is None or not self.access.can_see(principal, stored.tenant):
+            raise ResponseNotFound(wanted)
+        return stored
+
+    def _earlier(self, principal: Principal, previous: str | None) -> list[Item]:
+        """Return the conversation that a request goes on from."""
+        if previous is None:
+            return []
+        try:
+            stored = self._find(principal, previous)
+        except ResponseNotFound:
+            raise InvalidRequest.of(
+                "previous_response_not_found",
+                "previous_response_id",
+                f"There is no response '{previous}': it was not stored, was deleted, or has expired",
+            ) from None
+        if stored.result is None:
+            state = self._unfinished(stored)["status"]
+            description = f"Response '{previous}' cannot be gone on from: its status is '{state}'"
+            raise InvalidRequest.of("previous_response_not_found", "previous_response_id", description)
+        return [*stored.items, *stored.result["output"]]
+
+    def _unfinished(self, stored: StoredResponse) -> Item:
+        """Return a response without a result: it is being made, or nothing came of it."""
+        last = token_log.last(self.client, stored.request_id)
+        status, error = "in_progress", None
+        if last is None or last.terminal:
+            end = last.json() if last is not None else {}
+            status = "cancelled" if end.get("outcome") == Outcome.CANCELLED else "failed"
+            if status == "failed":
+                error = {"code": "server_error", "message": end.get("error", {}).get("message", "It was lost")}
+        known = {"parallel_tool_calls": True, "tool_choice": "auto", "tools": [], "metadata": {}, **stored.outline}
+        return {"id": stored.id, "object": "response", **known, "status": status, "error": error, "output": []}
+
+
+def _shown(item: Item) -> Item:
+    """Return an input item as lists show it: text that was given short is a part."""
+    kind, content = item.get("type", "message"), item.get("content")
+    if kind != "message" or not isinstance(content, str):
+        return {**item, "type": kind}
+    part = "output_text" if item.get("role") == "assistant" else "input_text"
+    return {**item, "type": kind, "content": [{"type": part, "text": content}]}
+
+
+def _items(given: str | list[Item]) -> list[Item]:
+    if isinstance(given, str):
+        return [{"type": "message", "role": "user", "content": given}]
+    return given

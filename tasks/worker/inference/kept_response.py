@@ -1,0 +1,34 @@
+"""A response of OpenAI's Responses API, kept for whoever asks for it again or goes on from it."""
+
+import json
+
+from store.redis.responses import keep_result
+from store.token_log.publisher import Publisher
+
+#: The last events of a stream, which hold the whole response.
+_ENDS = (b"event: response.completed\n", b"event: response.incomplete\n", b"event: response.failed\n")
+_DATA = b"\ndata: "
+
+
+class KeptResponse:
+    """Looks for the response in the answer to one call."""
+
+    def __init__(self, publisher: Publisher, response_id: str, ttl: int) -> None:
+        self._publisher = publisher
+        self._id = response_id
+        self._ttl = ttl
+        self._result: bytes | None = None
+
+    def saw(self, part: bytes, streamed: bool) -> None:
+        """A part of the answer: an event, or the whole of it."""
+        if not streamed:
+            self._result = part
+        elif part.startswith(_ENDS):
+            event = json.loads(part.partition(_DATA)[2])
+            self._result = json.dumps(event["response"], ensure_ascii=False).encode()
+
+    async def save(self) -> None:
+        """Keep what was found; a Redis that is away is waited for."""
+        result, publisher = self._result, self._publisher
+        if result is not None:
+            await publisher.retry_until_available(lambda: keep_result(publisher.commands, self._id, result, self._ttl))

@@ -1,0 +1,255 @@
+"""OpenAI's Responses API on real vLLM, through OpenAI's client, on the model that thinks, remembers and calls tools."""
+
+import json
+from collections.abc import Iterator
+from importlib.util import find_spec
+from typing import Any
+
+import httpx
+import openai
+import pytest
+from openai.types.responses import Response, ResponseItemList
+
+from store.sql import db
+from store.sql.api_keys import ApiKeyStore, Scope
+from testing import tool_model
+from testing.stack import KEY, Stack
+from testing.tool_model import transcripts
+from tests.conftest import require
+
+pytestmark = [pytest.mark.timeout(300)]
+
+_FUNCTION = {"type": "object", "properties": {"a": {"type": "string"}}, "additionalProperties": False}
+TOOLS: list[dict[str, Any]] = [
+    {"type": "function", "name": "f", "parameters": _FUNCTION},
+    {"type": "function", "name": "g", "parameters": {"type": "object", "properties": {}}},
+]
+
+
+@pytest.fixture(scope="module")
+def stack(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Stack]:
+    require(find_spec("vllm") is not None, "vLLM is not installed (bin/test installs it)")
+    models = {"default": "tools", "models": {"tools": tool_model.ENTRY}}
+    stack = Stack(tmp_path_factory.mktemp("responses"), models, env={"CY_LLM_MAX_RESPONSES": "20"})
+    try:
+        stack.start_web()
+        stack.start_worker("w1", ["--models", "tools"], seconds=180)
+        yield stack
+    finally:
+        stack.close()
+
+
+@pytest.fixture
+def client(stack: Stack) -> Iterator[openai.OpenAI]:
+    with stack.openai() as opened:
+        yield opened
+
+
+def asked(given: Any, **more: Any) -> dict[str, Any]:
+    return {"model": "tools", "input": given, "temperature": 0, "max_output_tokens": 600, **more}
+
+
+def words(response: Response) -> list[Any]:
+    """What a response says, without what every run makes anew."""
+    found: list[Any] = []
+    for item in response.output:
+        if item.type == "reasoning":
+            found.append(("reasoning", "".join(part.text for part in item.content or []).strip(), None))
+        elif item.type == "message":
+            text = "".join(part.text for part in item.content if part.type == "output_text")
+            found.append(("message", text.strip(), item.status))
+        elif item.type == "function_call":
+            found.append((item.name, json.loads(item.arguments), item.status))
+    return found
+
+
+CALLED = [
+    ("reasoning", "f comes first, then g.", None),
+    ("message", "I will call both.", "completed"),
+    ("f", {"a": "x"}, "completed"),
+    ("g", {}, "completed"),
+]
+
+
+def test_thoughts_text_and_two_calls_whole_and_streamed(client: openai.OpenAI) -> None:
+    body = asked(transcripts.CALLS, tools=TOOLS)
+    whole = client.responses.create(**body)
+    assert words(whole) == CALLED
+    assert whole.status == "completed"
+    assert whole.usage is not None and whole.usage.output_tokens_details.reasoning_tokens > 0
+    events = list(client.responses.create(**body, stream=True))
+    joined: Response = events[-1].response
+    assert words(joined) == CALLED
+    assert joined.usage is not None and joined.usage.total_tokens == whole.usage.total_tokens
+    assert [event.sequence_number for event in events] == list(range(len(events)))
+    assert [event.type for event in events[:2]] == ["response.created", "response.in_progress"]
+    # Each item is opened once and closed once, with what its deltas say.
+    deltas: dict[int, str] = {}
+    done = [event.item for event in events if event.type == "response.output_item.done"]
+    for event in events:
+        if event.type.endswith(".delta"):
+            deltas[event.output_index] = deltas.get(event.output_index, "") + event.delta
+    assert [item.id for item in done] == [item.id for item in joined.output]
+    assert deltas[1] == done[1].content[0].text
+    assert json.loads(deltas[2]) == {"a": "x"} and deltas[3] == "{}"
+    call_ids = [item.call_id for item in done[2:]]
+    assert len(set(call_ids)) == 2
+
+
+def test_the_answers_of_tools_go_with_what_came_before(client: openai.OpenAI) -> None:
+    first = client.responses.create(**asked(transcripts.CALLS, tools=TOOLS, instructions="Be brief."))
+    calls = [item.call_id for item in first.output if item.type == "function_call"]
+    outputs = [{"type": "function_call_output", "call_id": call, "output": "sunny"} for call in calls]
+    second = client.responses.create(**asked(outputs, tools=TOOLS, previous_response_id=first.id))
+    assert words(second) == [("reasoning", transcripts.DONE[0], None), ("message", transcripts.DONE[1], "completed")]
+    assert (second.previous_response_id, second.instructions) == (first.id, None)
+    # The same by hand, with what the first answer said sent back as it was.
+    given = [{"role": "user", "content": transcripts.CALLS}, *[item.to_dict() for item in first.output], *outputs]
+    assert words(client.responses.create(**asked(given, tools=TOOLS))) == words(second)
+
+
+def test_a_chain_of_three(client: openai.OpenAI) -> None:
+    first = client.responses.create(**asked("My name is Kim."))
+    second = client.responses.create(**asked("x", previous_response_id=first.id))
+    third = client.responses.create(**asked("What is my name?", previous_response_id=second.id))
+    assert words(third)[-1] == ("message", "Your name is Kim.", "completed")
+    found = client.responses.retrieve(third.id)
+    assert found.to_dict() == third.to_dict()
+    items = client.responses.input_items.list(third.id, limit=2, order="asc")
+    shown = list(items)
+    assert [item.type for item in shown] == ["message", "reasoning", "message"] * 2 + ["message"]
+    assert len({item.id for item in shown}) == 7
+    # An earlier one may go; what was made of it stays.
+    client.responses.delete(first.id)
+    again = client.responses.create(**asked("What is my name?", previous_response_id=second.id))
+    assert words(again)[-1] == words(third)[-1]
+    with pytest.raises(openai.NotFoundError):
+        client.responses.retrieve(first.id)
+
+
+def test_what_is_not_there_cannot_be_gone_on_from(client: openai.OpenAI) -> None:
+    unkept = client.responses.create(**asked("x", store=False)).id
+    gone = client.responses.create(**asked("x")).id
+    client.responses.delete(gone)
+    for missing in ("resp_none", unkept, gone):
+        with pytest.raises(openai.BadRequestError) as refused:
+            client.responses.create(**asked("y", previous_response_id=missing))
+        assert (refused.value.code, refused.value.param) == ("previous_response_not_found", "previous_response_id")
+        for call in (client.responses.retrieve, client.responses.delete, client.responses.input_items.list):
+            with pytest.raises(openai.NotFoundError):
+                call(missing)
+
+
+@pytest.mark.parametrize("stream", [False, True], ids=["whole", "streamed"])
+def test_an_answer_that_was_cut_says_so(client: openai.OpenAI, stream: bool) -> None:
+    for question, kind in ((transcripts.STORY, "reasoning"), (transcripts.COUNT, "message")):
+        found: Any = client.responses.create(**asked(question, max_output_tokens=30), stream=stream)
+        if stream:
+            last = list(found)[-1]
+            assert last.type == "response.incomplete"
+            found = last.response
+        assert found.status == "incomplete"
+        assert found.incomplete_details.reason == "max_output_tokens"
+        assert (found.output[-1].type, found.output[-1].status) == (kind, "incomplete")
+        assert client.responses.retrieve(found.id).to_dict() == found.to_dict()
+
+
+def test_what_agents_send(client: openai.OpenAI) -> None:
+    """Codex: items without ids, tools of unknown kinds, members that change nothing here."""
+    found = client.responses.create(
+        model="tools",
+        store=False,
+        parallel_tool_calls=False,
+        include=["reasoning.encrypted_content"],
+        prompt_cache_key="k",
+        reasoning={"effort": "low", "summary": "auto"},
+        text={"verbosity": "low"},
+        instructions="You are an agent",
+        max_output_tokens=64,
+        input=[
+            {"type": "message", "role": "developer", "content": [{"type": "input_text", "text": "rules"}]},
+            {"type": "message", "role": "user", "content": [{"type": "input_text", "text": "x"}]},
+            {"type": "reasoning", "summary": [], "content": None, "encrypted_content": None},  # type: ignore[list-item]
+            {"type": "message", "role": "assistant", "content": [{"type": "output_text", "text": "hi"}]},  # type: ignore[list-item]
+            {"type": "function_call", "name": "f", "arguments": "{}", "call_id": "k1"},
+            {"type": "function_call_output", "call_id": "k1", "output": [{"type": "input_text", "text": "done"}]},
+        ],
+        tools=[
+            {"type": "function", "name": "f", "strict": False, "parameters": {"type": "object", "properties": {}}},
+            {"type": "custom", "name": "patch", "description": "free text"},
+            {"type": "web_search"},
+            {"type": "local_shell"},
+        ],
+    )
+    assert found.output
+
+
+BAD: dict[str, tuple[dict[str, Any], str]] = {
+    "no input": ({"input": None}, "input"),
+    "nothing": ({"input": []}, "input"),
+    "a number": ({"input": 5}, "input"),
+    "an item": ({"input": ["x"]}, "input.0"),
+    "image": (
+        {"input": [{"role": "user", "content": [{"type": "input_image", "image_url": "http://x/y.png"}]}]},
+        "input[0].content[0].type",
+    ),
+    "no tokens": ({"max_output_tokens": 0}, "max_output_tokens"),
+    "background": ({"background": True}, "background"),
+    "conversation": ({"conversation": "conv_1"}, "conversation"),
+    "no such tool": ({"tools": TOOLS, "tool_choice": {"type": "function", "name": "zz"}}, "tool_choice"),
+    "no tools": ({"tool_choice": "required"}, "tool_choice"),
+    "a word": ({"tools": TOOLS, "tool_choice": "any"}, "tool_choice"),
+    "schema": (
+        {"text": {"format": {"type": "json_schema", "name": "s", "schema": {"type": "no-such"}}}},
+        "text.format.schema",
+    ),
+}
+
+
+@pytest.mark.parametrize("kind", BAD)
+@pytest.mark.parametrize("stream", [False, True], ids=["whole", "streamed"])
+def test_what_is_wrong_is_named(stack: Stack, kind: str, stream: bool) -> None:
+    body, param = BAD[kind]
+    with httpx.Client(headers={"Authorization": f"Bearer {KEY}"}, trust_env=False, timeout=60) as http:
+        answer = http.post(f"{stack.openai_base}/responses", json={**asked("x"), "stream": stream, **body})
+    if kind == "schema" and stream:
+        # The response had been begun.
+        assert "event: response.failed" in answer.text and param in answer.text, answer.text
+        return
+    assert answer.status_code == 400, answer.text
+    assert answer.json()["error"]["param"] == param, answer.text
+
+
+def test_the_shapes_are_openai_s(stack: Stack) -> None:
+    with httpx.Client(headers={"Authorization": f"Bearer {KEY}"}, trust_env=False, timeout=60) as http:
+        made = http.post(f"{stack.openai_base}/responses", json=asked(transcripts.CALLS, tools=TOOLS)).json()
+        Response.model_validate(made)
+        assert (made["error"], made["metadata"], made["text"]) == (None, {}, {"format": {"type": "text"}})
+        items = http.get(f"{stack.openai_base}/responses/{made['id']}/input_items").json()
+        ResponseItemList.model_validate(items)
+        counted = http.post(f"{stack.openai_base}/responses/input_tokens", json=asked(transcripts.CALLS, tools=TOOLS))
+        assert counted.json() == {"object": "response.input_tokens", "input_tokens": made["usage"]["input_tokens"]}
+        refused = http.post(f"{stack.openai_base}/responses/{made['id']}/cancel")
+        assert refused.status_code == 400
+
+
+def test_the_oldest_make_room(client: openai.OpenAI) -> None:
+    first = client.responses.create(**asked("x", max_output_tokens=1)).id
+    for _ in range(20):
+        last = client.responses.create(**asked("x", max_output_tokens=1)).id
+    with pytest.raises(openai.NotFoundError):
+        client.responses.retrieve(first)
+    assert client.responses.retrieve(last).id == last
+
+
+def test_another_tenant_s_do_not_exist(stack: Stack, client: openai.OpenAI) -> None:
+    mine = client.responses.create(**asked("x")).id
+    engine = db.connect(stack.database_url)
+    other = ApiKeyStore(db.sessions(engine)).add("other", [Scope.INFERENCE], "other")
+    engine.dispose()
+    with stack.openai(other) as stranger:
+        for call in (stranger.responses.retrieve, stranger.responses.delete, stranger.responses.input_items.list):
+            with pytest.raises(openai.NotFoundError):
+                call(mine)
+        with pytest.raises(openai.BadRequestError):
+            stranger.responses.create(**asked("y", previous_response_id=mine))

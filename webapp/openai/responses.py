@@ -1,0 +1,64 @@
+"""The views of ``/v1/responses``: OpenAI's Responses API."""
+
+from dataclasses import replace
+
+from flask import Blueprint, Response, jsonify
+
+from webapp.gunicorn.admission_gate import serialized
+from webapp.http.current import principal, services
+from webapp.http.parsing import parse_body, parse_query
+from webapp.openai.dialects import ResponsesDialect
+from webapp.openai.relay import relay
+from webapp.openai.response_schemas import InputItemsQuery, ResponsesSchema
+
+bp = Blueprint("responses", __name__, url_prefix="/v1/responses")
+
+
+@bp.post("")
+@serialized
+def create() -> Response:
+    """A response, whole or streamed."""
+    body = parse_body(ResponsesSchema)
+    return relay(services().responses.request(principal(), body), bool(body.get("stream")), ResponsesDialect)
+
+
+@bp.post("/input_tokens")
+@serialized
+def input_tokens() -> Response:
+    """How many tokens a response would be made of."""
+    body = parse_body(ResponsesSchema)
+    request = services().responses.request(principal(), {**body, "store": False, "stream": False})
+    return relay(replace(request, path="/v1/responses/input_tokens", light=True), streamed=False)
+
+
+@bp.get("/<response_id>")
+def show(response_id: str) -> Response:
+    """A response as it is now."""
+    return jsonify(services().responses.show(principal(), response_id))
+
+
+@bp.delete("/<response_id>")
+def delete(response_id: str) -> Response:
+    """Forget a response."""
+    services().responses.delete(principal(), response_id)
+    return jsonify({"id": response_id, "object": "response", "deleted": True})
+
+
+@bp.get("/<response_id>/input_items")
+def input_items(response_id: str) -> Response:
+    """What a response was made of."""
+    query = parse_query(InputItemsQuery)
+    newest_first = query["order"] == "desc"
+    page = services().responses.input_items(principal(), response_id, query["limit"], query.get("after"), newest_first)
+    ids = [item["id"] for item in page.items]
+    first, last = (ids[0], ids[-1]) if ids else (None, None)
+    return jsonify(
+        {"object": "list", "data": page.items, "first_id": first, "last_id": last, "has_more": page.has_more}
+    )
+
+
+@bp.post("/<response_id>/cancel")
+def cancel(response_id: str) -> Response:
+    """End a response that runs in the background."""
+    services().responses.require_cancellable(principal(), response_id)
+    raise AssertionError("it was refused")
