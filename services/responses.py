@@ -14,6 +14,7 @@ from store.redis.responses import ResponseStore, StoredResponse
 from store.sql.api_keys import Principal
 from store.token_log import log as token_log
 from store.token_log.entries import Outcome
+from store.token_log.response_error import response_error
 
 #: Members of a request that its response repeats.
 _REPEATED = ("instructions", "metadata", "temperature", "top_p", "tool_choice", "tools", "max_output_tokens", "text")
@@ -122,7 +123,8 @@ class ResponsesService:
             end = last.json() if last is not None else {}
             status = "cancelled" if end.get("outcome") == Outcome.CANCELLED else "failed"
             if status == "failed":
-                error = {"code": "server_error", "message": end.get("error", {}).get("message", "It was lost")}
+                told = end.get("error", {}).get("message", "The response was lost")
+                error = response_error({"type": "server_error", "message": told})
         known = {"parallel_tool_calls": True, "tool_choice": "auto", "tools": [], "metadata": {}, **stored.outline}
         return {"id": stored.id, "object": "response", **known, "status": status, "error": error, "output": []}
 

@@ -18,7 +18,7 @@ _DATA = b"data: "
 #: How the event of an error begins: with OpenAI, and with Anthropic.
 _ERRORS = (b'data: {"error"', b"event: error\n")
 #: How vLLM refuses a form that it cannot compile; what follows is its library's own state.
-_UNTOLD = "Invalid grammar specification"
+_UNTOLD = ("Invalid grammar specification", "Grammar error")
 #: vLLM's words for a body that pydantic refused: where, and what is wrong there.
 _VALIDATION = re.compile(r"'loc': 'body\.?([^']*)', 'msg': (?:'([^']*)'|\"([^\"]*)\")")
 _PARAMETER = re.compile(r" \(parameter=[^()]*\)$")
@@ -73,7 +73,7 @@ class OpenAIAnswers:
 
     async def _explain(self, call: HttpCall, status: int, error: dict[str, Any]) -> tuple[int, dict[str, Any]]:
         """Return the status and the document of a failure, found out to be the client's where it is."""
-        if status >= 500 or _UNTOLD in str(error.get("message")):
+        if status >= 500 or any(words in str(error.get("message")) for words in _UNTOLD):
             fault = await self._find_fault(call)
             if fault is not None:
                 field, why = fault

@@ -42,7 +42,7 @@ class Responses(OpenAIServingResponses):
         """As vLLM's own; an answer that was cut ends with the event for that."""
         # Whether the last item was cut is told by what follows it.
         item_done: Any = None
-        async for event in super().responses_stream_generator(*args, **kwargs):
+        async for event in self._events(*args, **kwargs):
             ended = isinstance(event, ResponseCompletedEvent) and event.response.status == _CUT
             if event.type in _BEGINNINGS:
                 _complete(event.response)
@@ -62,6 +62,14 @@ class Responses(OpenAIServingResponses):
         if item_done is not None:
             yield item_done
 
+    async def _events(self, *args: Any, **kwargs: Any) -> AsyncGenerator[Any, None]:
+        """Yield vLLM's events; what fails in between is told, and does not just end the stream."""
+        try:
+            async for event in super().responses_stream_generator(*args, **kwargs):
+                yield event
+        except Exception as error:
+            yield _Failure(self.create_error_response(error))
+
     async def count_tokens(self, request: ResponsesRequest) -> Any:
         """Return how many tokens the input has, or vLLM's refusal."""
         error = await self._check_model(request)
@@ -69,6 +77,18 @@ class Responses(OpenAIServingResponses):
         if isinstance(rendered, ErrorResponse):
             return rendered
         return len(self._extract_prompt_components(rendered.engine_input).token_ids or ())
+
+
+class _Failure:
+    """An event that tells an error, in the shape of one."""
+
+    type = "error"
+
+    def __init__(self, response: ErrorResponse) -> None:
+        self._response = response
+
+    def model_dump_json(self, **_: Any) -> str:
+        return self._response.model_dump_json()
 
 
 class _Incomplete(ResponseCompletedEvent):

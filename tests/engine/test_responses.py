@@ -212,10 +212,14 @@ def test_what_is_wrong_is_named(stack: Stack, kind: str, stream: bool) -> None:
     body, param = BAD[kind]
     with httpx.Client(headers={"Authorization": f"Bearer {KEY}"}, trust_env=False, timeout=60) as http:
         answer = http.post(f"{stack.openai_base}/responses", json={**asked("x"), "stream": stream, **body})
-    if kind == "schema" and stream:
-        # The response had been begun.
-        assert "event: response.failed" in answer.text and param in answer.text, answer.text
-        return
+        if kind == "schema" and stream:
+            # The response had been begun.
+            assert "event: response.failed" in answer.text, answer.text
+            failed = json.loads(answer.text.rpartition("\ndata: ")[2])["response"]
+            assert (failed["status"], failed["error"]["code"]) == ("failed", "invalid_prompt")
+            assert param in failed["error"]["message"], failed
+            assert http.get(f"{stack.openai_base}/responses/{failed['id']}").json() == failed
+            return
     assert answer.status_code == 400, answer.text
     assert answer.json()["error"]["param"] == param, answer.text
 

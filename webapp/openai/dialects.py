@@ -6,6 +6,7 @@ from typing import Any, Protocol
 
 from store.token_log.entries import encode
 from store.token_log.outcomes import Failure
+from store.token_log.response_error import response_error
 from webapp.http import sse
 from webapp.openai.anthropic_error import anthropic_error_body, from_openai
 from webapp.openai.error_body import error_body
@@ -74,6 +75,8 @@ class ResponsesDialect(OpenAIDialect):
         self._number = 0
 
     def pass_on(self, data: bytes) -> bytes:
+        if data.startswith(_ERROR_EVENT):
+            return self.refusal(data.removeprefix(_ERROR_EVENT).strip())
         for event in data.split(b"\n\n"):
             if event and not self._number:
                 self._response = json.loads(event.rpartition(b"\ndata: ")[2]).get("response", self._response)
@@ -81,9 +84,7 @@ class ResponsesDialect(OpenAIDialect):
         return data
 
     def refusal(self, document: bytes) -> bytes:
-        told = json.loads(document)["error"]
-        error = {"code": "server_error", "message": told["message"]}
-        response = {**self._response, "status": "failed", "error": error}
+        response = {**self._response, "status": "failed", "error": response_error(json.loads(document)["error"])}
         event = {"type": "response.failed", "sequence_number": self._number, "response": response}
         return sse.event(encode(event), name="response.failed")
 

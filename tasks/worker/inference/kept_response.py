@@ -1,12 +1,15 @@
 """A response of OpenAI's Responses API, kept for whoever asks for it again or goes on from it."""
 
 import json
+from typing import Any
 
 from store.redis.responses import keep_result
 from store.token_log.publisher import Publisher
+from store.token_log.response_error import response_error
 
 #: The last events of a stream, which hold the whole response.
 _ENDS = (b"event: response.completed\n", b"event: response.incomplete\n", b"event: response.failed\n")
+_BEGINNING, _ERROR = b"event: response.created\n", b"event: error\n"
 _DATA = b"\ndata: "
 
 
@@ -17,18 +20,32 @@ class KeptResponse:
         self._publisher = publisher
         self._id = response_id
         self._ttl = ttl
+        self._begun: dict[str, Any] = {}
         self._result: bytes | None = None
 
     def saw(self, part: bytes, streamed: bool) -> None:
         """A part of the answer: an event, or the whole of it."""
         if not streamed:
             self._result = part
+        elif part.startswith(_BEGINNING):
+            self._begun = _event(part)["response"]
         elif part.startswith(_ENDS):
-            event = json.loads(part.partition(_DATA)[2])
-            self._result = json.dumps(event["response"], ensure_ascii=False).encode()
+            self._result = _encode(_event(part)["response"])
+        elif part.startswith(_ERROR):
+            error = response_error(_event(part)["error"])
+            self._result = _encode({**self._begun, "status": "failed", "error": error})
 
     async def save(self) -> None:
         """Keep what was found; a Redis that is away is waited for."""
         result, publisher = self._result, self._publisher
         if result is not None:
             await publisher.retry_until_available(lambda: keep_result(publisher.commands, self._id, result, self._ttl))
+
+
+def _event(part: bytes) -> dict[str, Any]:
+    found: dict[str, Any] = json.loads(part.partition(_DATA)[2])
+    return found
+
+
+def _encode(response: dict[str, Any]) -> bytes:
+    return json.dumps(response, ensure_ascii=False).encode()
