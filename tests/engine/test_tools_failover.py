@@ -140,6 +140,50 @@ def test_messages_go_on(stack: Stack, kill_at: int) -> None:
         assert len(set(ids)) == 2
 
 
+def _response(stack: Stack, body: dict[str, Any], kill_at: int | None = None) -> tuple[str, list[Any]]:
+    events: list[Any] = []
+    with stack.openai() as client:
+        create: Any = client.responses.create
+        for event in create(**body, stream=True):
+            events.append(event)
+            if len(events) == kill_at:
+                kill_worker_of(stack, events[0].response.id.replace("resp_", "resp-"))
+    return events[0].response.id.replace("resp_", "resp-"), events
+
+
+def _said(events: list[Any]) -> Any:
+    """What a stream of a response says, without what every run makes anew, and how it was cut into events."""
+    ids: dict[str, int] = {}
+    items, texts = [], {}
+    for event in events:
+        if event.type.endswith(".delta"):
+            texts[event.output_index] = texts.get(event.output_index, "") + event.delta
+            assert ids.setdefault(event.item_id, event.output_index) == event.output_index
+        elif event.type.startswith("response.output_item"):
+            items.append((event.type, event.output_index, event.item.type))
+            assert ids.setdefault(event.item.id, event.output_index) == event.output_index
+    assert [event.sequence_number for event in events] == list(range(len(events)))
+    assert len({event.response.created_at for event in events if hasattr(event, "response")}) == 1
+    last = events[-1]
+    assert {item.id for item in last.response.output} == set(ids)
+    return items, texts, last.type, last.response.status, last.response.usage.total_tokens
+
+
+@pytest.mark.full
+@pytest.mark.parametrize("kill_at", [1, 5, 20, 150], ids=["created", "thoughts", "text", "arguments"])
+def test_responses_go_on(stack: Stack, kill_at: int) -> None:
+    tools = [{"type": "function", **tool["function"]} for tool in _CHAT_TOOLS]
+    body = {"model": "tools", "input": transcripts.ROWS, "tools": tools, "temperature": 0, "max_output_tokens": 700}
+    both_ready(stack)
+    _, expected = _response(stack, body)
+    assert [item[2] for item in _said(expected)[0][::2]] == ["reasoning", "message", "function_call", "function_call"]
+    for _ in range(_STREAMS):
+        found = struck(stack, lambda: _response(stack, body, kill_at))
+        assert _said(found) == _said(expected)
+    with stack.openai() as client:
+        assert client.responses.retrieve(found[0].response.id).to_dict() == found[-1].response.to_dict()
+
+
 @pytest.mark.full
 @pytest.mark.parametrize("how", [signal.SIGSTOP, signal.SIGKILL], ids=["frozen", "killed"])
 def test_a_whole_answer_never_fails_for_a_worker_s_loss(stack: Stack, how: signal.Signals) -> None:
