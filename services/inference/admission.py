@@ -116,6 +116,7 @@ class Admission:
                 adapter=named.folder,
                 # The answer names what was asked for; of an adapter the version, which the client cannot know.
                 asked_name=request.model if named.folder is None and request.model_given else None,
+                streamed=bool(request.body.get("stream")),
                 kept_as=response_id(request_id) if request.on_record else None,
                 priority=HIGHEST_PRIORITY if request.light else prepared.priority,
             )

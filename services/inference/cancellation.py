@@ -35,8 +35,8 @@ class Cancellation:
         return token_log.snapshot(self._redis, record.id)
 
     def release(self, record: RequestRecord) -> None:
-        """Free what a request holds; a native one goes on when its client comes back."""
-        if record.kind == RequestRecord.OPENAI:
+        """Free what a request holds; one that is resumable goes on when its client comes back."""
+        if not record.resumable:
             ended = self.snapshot(record).last is None and self._end(record, outcomes.cancelled(None))
             if not ended:
                 control.send(self._redis, Command.CANCEL, record.id)

@@ -1,5 +1,6 @@
 """What a face does with a request: admit, open, resume, cancel. One call each."""
 
+import re
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
@@ -84,6 +85,15 @@ class InferenceService:
             raise RequestNotFound(request_id)
         return record
 
+    def find_stream(self, principal: Principal, answer_id: str) -> RequestRecord:
+        """Return the request of a streamed answer of ``/v1``, by the answer's id. Raises ``RequestNotFound``."""
+        record = self.requests.load(request_of(answer_id))
+        if record is None or record.kind != RequestRecord.OPENAI or not record.resumable:
+            raise RequestNotFound(answer_id)
+        if not self.access.can_see(principal, record.tenant):
+            raise RequestNotFound(answer_id)
+        return record
+
     def snapshot(self, record: RequestRecord) -> LogSnapshot:
         """Return what has been delivered of a request, and whether it has ended."""
         return self.cancellation.snapshot(record)
@@ -148,6 +158,11 @@ class InferenceService:
             keepalive=self.keepalive,
             chunks_before=chunks_before,
         )
+
+
+def request_of(answer_id: str) -> str:
+    """Return the id of the request that made an answer: ``chatcmpl-…``, ``cmpl-…``, ``resp_…``."""
+    return f"gen-{re.split('[-_]', answer_id, maxsplit=1)[-1]}"
 
 
 def parse_event_id(text: str) -> EntryId:

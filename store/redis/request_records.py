@@ -58,6 +58,7 @@ class RequestRecord:
         adapter: str | None = None,
         asked_name: str | None = None,
         kept_as: str | None = None,
+        streamed: bool = False,
         **common: Any,
     ) -> "RequestRecord":
         payload = {
@@ -67,6 +68,7 @@ class RequestRecord:
             "tenant": tenant,
             "asked_name": asked_name,
             "kept_as": kept_as,
+            "streamed": streamed,
         }
         return cls(kind=cls.OPENAI, payload=payload, **common)
 
@@ -87,6 +89,11 @@ class RequestRecord:
     def tenant(self) -> str:
         """Whose request it is. In the payload, because workers of the version before refuse further fields."""
         return str(self.payload.get("tenant", DEFAULT_TENANT))
+
+    @property
+    def resumable(self) -> bool:
+        """Whether a client that left may come back for the rest."""
+        return self.kind == self.GENERATE or bool(self.payload.get("streamed"))
 
     @property
     def log_fields(self) -> dict[str, str]:

@@ -89,4 +89,26 @@ class ResponsesDialect(OpenAIDialect):
         return sse.event(encode(event), name="response.failed")
 
 
+class Skipping:
+    """Leaves out events that a client that came back has received."""
+
+    def __init__(self, dialect: Dialect, received: int) -> None:
+        self._dialect = dialect
+        self._left = received
+        self.error, self.refusal, self.refusal_body = dialect.error, dialect.refusal, dialect.refusal_body
+
+    def pass_on(self, data: bytes) -> bytes:
+        data = self._dialect.pass_on(data)
+        while self._left and data:
+            _, _, data = data.partition(b"\n\n")
+            self._left -= 1
+        return data
+
+
 DialectMaker = Callable[[], Dialect]
+_BY_PATH: dict[str, DialectMaker] = {"/v1/messages": AnthropicDialect, "/v1/responses": ResponsesDialect}
+
+
+def dialect_of(path: str) -> Dialect:
+    """Return the dialect of the streams of a path."""
+    return _BY_PATH.get(path, OpenAIDialect)()

@@ -9,13 +9,14 @@ from flask import Response
 from services.errors import RequestFailed, as_service_error
 from services.inference.request_stream import ClientDisconnected, RequestStream
 from services.inference.submission import OpenAIRequest
-from store.token_log.entries import Entry, Kind, Outcome
+from store.redis.request_records import RequestRecord
+from store.token_log.entries import START, Entry, Kind, Outcome
 from store.token_log.outcomes import Code, Failure
 from webapp.gunicorn.socket_writer import stream_response
 from webapp.http import sse
 from webapp.http.access_log import answer, bind_log_fields
 from webapp.http.current import context, services
-from webapp.openai.dialects import Dialect, DialectMaker, OpenAIDialect
+from webapp.openai.dialects import Dialect, DialectMaker, OpenAIDialect, Skipping, dialect_of
 
 #: How often a call is begun anew whose idempotency key had joined it to one that was just being given up.
 _TRIES = 3
@@ -32,6 +33,18 @@ def relay(request: OpenAIRequest, streamed: bool, dialect: DialectMaker = OpenAI
     return _relay(request, streamed, dialect)
 
 
+def follow(record: RequestRecord, received: int) -> Response:
+    """Answer with what a client that left its stream has not received: all but the first ``received`` events."""
+    with ExitStack() as stack:
+        stack.enter_context(bind_log_fields(record))
+        stream = stack.enter_context(services().inference.resume(context(), record, START))
+        stream.finish_when_stopping = True
+        entries = stream.entries()
+        head = _head(entries, patient=False)
+        dialect = Skipping(dialect_of(record.payload["path"]), received)
+        return sse.response(_events(stack.pop_all(), stream, entries, dialect), head["status"] if head else 200)
+
+
 class _JoinedALostTry(RequestFailed):
     """The request that the idempotency key had begun was cancelled meanwhile, with the client of its first try."""
 
@@ -42,7 +55,7 @@ def _relay(request: OpenAIRequest, streamed: bool, dialect: DialectMaker) -> Res
     with ExitStack() as stack:
         stack.enter_context(bind_log_fields(submission.record))
         stream = stack.enter_context(inference.open(call, submission))
-        # An OpenAI stream has no ids to resume from: it may finish while the process stops.
+        # Its clients do not come back by themselves: it may finish while the process stops.
         stream.finish_when_stopping = True
         entries = stream.entries()
         try:

@@ -50,6 +50,14 @@ class ResponsesSchema(Including):
                 raise ValidationError("Must be an object.", f"input.{index}")
 
 
+class RetrieveQuery(NullIsAbsentSchema):
+    """``GET /v1/responses/{id}``."""
+
+    stream = fields.Boolean(load_default=False)
+    #: The sequence number of the last event that has come.
+    starting_after = Digits()
+
+
 class InputItemsQuery(NullIsAbsentSchema):
     """``GET /v1/responses/{id}/input_items``."""
 

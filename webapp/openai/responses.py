@@ -8,8 +8,8 @@ from webapp.gunicorn.admission_gate import serialized
 from webapp.http.current import principal, services
 from webapp.http.parsing import parse_body, parse_query
 from webapp.openai.dialects import ResponsesDialect
-from webapp.openai.relay import relay
-from webapp.openai.response_schemas import InputItemsQuery, ResponsesSchema
+from webapp.openai.relay import follow, relay
+from webapp.openai.response_schemas import InputItemsQuery, ResponsesSchema, RetrieveQuery
 
 bp = Blueprint("responses", __name__, url_prefix="/v1/responses")
 
@@ -33,7 +33,11 @@ def input_tokens() -> Response:
 
 @bp.get("/<response_id>")
 def show(response_id: str) -> Response:
-    """A response as it is now."""
+    """A response as it is now, or the events of one that was streamed."""
+    query = parse_query(RetrieveQuery)
+    if query["stream"]:
+        received = query["starting_after"] + 1 if "starting_after" in query else 0
+        return follow(services().inference.find_stream(principal(), response_id), received)
     return jsonify(services().responses.show(principal(), response_id))
 
 

@@ -213,8 +213,7 @@ def _release_reason(active: ActiveRequest, reason: Exception | StopReason) -> st
     if isinstance(reason, EngineDead):
         log.error("The engine failed: %s", reason)
         return Reason.ENGINE_DEAD
-    # Only a native request can be taken up again by its client.
-    if reason is StopReason.CLIENT_GONE and active.record.kind == RequestRecord.GENERATE:
+    if reason is StopReason.CLIENT_GONE and active.record.resumable:
         return Reason.CLIENT_GONE
     return None
 
