@@ -35,6 +35,7 @@ from engines.types import (
 )
 from engines.vllm.adapters import AdapterTable
 from engines.vllm.arguments import chat_template_text, engine_arguments
+from engines.vllm.chat import CHAT_PATH, Thoughts
 from engines.vllm.cpu import prepare_cpu
 from engines.vllm.form_check import FormCheck
 from engines.vllm.internals import (
@@ -194,6 +195,10 @@ class VllmEngine(Engine):
             assert adapter is not None
             self._openai_app.name_adapter(json.loads(call.body)["model"], adapter)
         answers, names = self._answers, names_to_replace(call)
+        thoughts: Thoughts | None = None
+        if self.spec.reasoning_parser is not None and call.path == CHAT_PATH:
+            thoughts = Thoughts(call)
+            call = thoughts.call
         head: HttpStart | None = None
         async with aclosing(self._openai_app.call(call)) as parts:
             # One loop for every part of every stream: what is rare is left to others.
@@ -218,6 +223,8 @@ class VllmEngine(Engine):
                     part = HttpPart(await answers.error_event(call, part.data))
                 elif names is not None:
                     part = HttpPart(part.data.replace(*names, 1), part.portions)
+                if thoughts is not None:
+                    part = thoughts.rename(part)
                 if head is not None:
                     yield head
                     head = None

@@ -19,6 +19,7 @@ from vllm.entrypoints.launchers.api_server.app_state import init_app_state
 from vllm.entrypoints.launchers.app import build_app
 from vllm.entrypoints.launchers.cli_args import make_arg_parser
 from vllm.entrypoints.openai.chat_completion.protocol import ChatCompletionRequest, ChatCompletionResponse
+from vllm.entrypoints.openai.chat_completion.serving import OpenAIServingChat
 from vllm.entrypoints.openai.responses.protocol import ResponseCompletedEvent, ResponsesRequest, ResponsesResponse
 from vllm.entrypoints.openai.responses.serving import OpenAIServingResponses
 from vllm.entrypoints.serve.engine.protocol import ErrorResponse
@@ -54,8 +55,10 @@ __all__ = [
     "ErrorResponse",
     "HookedAsyncLLM",
     "IterationStats",
+    "OpenAIServingChat",
     "OpenAIServingResponses",
     "ReplayedRequest",
+    "RequestOutput",
     "RequestOutputCollector",
     "ResponseCompletedEvent",
     "ResponsesRequest",

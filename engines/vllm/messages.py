@@ -3,6 +3,7 @@
 from collections.abc import AsyncGenerator
 from typing import Any
 
+from engines.vllm.chat import Chat
 from engines.vllm.internals import (
     AnthropicCountTokensResponse,
     AnthropicMessagesResponse,
@@ -14,7 +15,7 @@ from engines.vllm.internals import (
 _ERROR = 'data: {"error"'
 
 
-class Messages(AnthropicServingMessages):
+class Messages(Chat, AnthropicServingMessages):
     """vLLM's own, but for a begun answer, which is gone on with, and errors, which are told as what they are."""
 
     @classmethod

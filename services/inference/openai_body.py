@@ -48,7 +48,23 @@ def prepare(body: dict[str, Any], spec: ModelSpec) -> PreparedBody:
     if "tools" in given:
         _check_tools(given, spec)
     require_text(given.get("messages"), spec, "messages")
+    if "messages" in given:
+        given["messages"] = [_with_arguments(message) for message in given["messages"]]
     return PreparedBody(complete_openai(given, spec), priority)
+
+
+def _with_arguments(message: dict[str, Any]) -> dict[str, Any]:
+    """Return a turn whose calls have arguments: some clients send null for none, back and for ever."""
+    calls = message.get("tool_calls")
+    if not isinstance(calls, list):
+        return message
+    filled = []
+    for call in calls:
+        function = call.get("function") if isinstance(call, dict) else None
+        if isinstance(function, dict) and function.get("arguments") is None:
+            call = {**call, "function": {**function, "arguments": "{}"}}
+        filled.append(call)
+    return {**message, "tool_calls": filled}
 
 
 def require_text(value: Any, spec: ModelSpec, field: str) -> None:
