@@ -1,5 +1,6 @@
 """Responses that go on from earlier ones, and that are asked for again: whichever worker made them."""
 
+import json
 from dataclasses import dataclass
 from typing import Any
 
@@ -13,11 +14,13 @@ from store.redis.request_records import RequestRecord
 from store.redis.responses import ResponseStore, StoredResponse
 from store.sql.api_keys import Principal
 from store.token_log import log as token_log
-from store.token_log.entries import Outcome
+from store.token_log.entries import Kind, Outcome, Reason
 from store.token_log.response_error import response_error
 
 #: Members of a request that its response repeats.
 _REPEATED = ("instructions", "metadata", "temperature", "top_p", "tool_choice", "tools", "max_output_tokens", "text")
+#: A conversation that is longer is not gone on with: each of its responses is kept with all of it. Bytes.
+_MAX_CHAIN_BYTES = 4 * 1024 * 1024
 #: What an input item without a name of its own gets in a list.
 _ITEM_ID = "item_{}_{}"
 
@@ -59,7 +62,18 @@ class ResponsesService:
             {**body, "input": items},
             model is not None,
             on_record=begin if kept else None,
+            on_refusal=self._discard if kept else None,
         )
+
+    def _discard(self, record: RequestRecord) -> None:
+        """Forget a response that was never begun: its client got an error, and no id."""
+        stored = self.store.load(response_id(record.id))
+        if stored is not None and stored.result is None:
+            self.store.delete(stored)
+
+    def require_kept(self, principal: Principal, wanted: str) -> None:
+        """Raises ``ResponseNotFound``."""
+        self._find(principal, wanted)
 
     def show(self, principal: Principal, wanted: str) -> Item:
         """Return a response as it is now. Raises ``ResponseNotFound``."""
@@ -71,7 +85,14 @@ class ResponsesService:
     ) -> InputPage:
         """Return what was put in, earlier turns included. Raises ``ResponseNotFound``, ``InvalidRequest``."""
         stored = self._find(principal, wanted)
-        items = [{"id": _ITEM_ID.format(wanted, number), **_shown(item)} for number, item in enumerate(stored.items)]
+        items: list[Item] = []
+        seen: set[str] = set()
+        for number, item in enumerate(stored.items):
+            own = item.get("id")
+            # Pages are asked for by id: each has one, and no two the same.
+            unique = own if isinstance(own, str) and own and own not in seen else _ITEM_ID.format(wanted, number)
+            seen.add(unique)
+            items.append({**_shown(item), "id": unique})
         if newest_first:
             items.reverse()
         if after is not None:
@@ -81,9 +102,11 @@ class ResponsesService:
             items = items[ids.index(after) + 1 :]
         return InputPage(items[:limit], len(items) > limit)
 
-    def delete(self, principal: Principal, wanted: str) -> None:
-        """Forget a response. Raises ``ResponseNotFound``."""
-        self.store.delete(self._find(principal, wanted))
+    def delete(self, principal: Principal, wanted: str) -> str:
+        """Forget a response, and return the id of its request. Raises ``ResponseNotFound``."""
+        stored = self._find(principal, wanted)
+        self.store.delete(stored)
+        return stored.request_id
 
     def require_cancellable(self, principal: Principal, wanted: str) -> None:
         """Raises ``ResponseNotFound``, else ``InvalidRequest``: nothing here runs in the background."""
@@ -113,13 +136,20 @@ class ResponsesService:
             state = self._unfinished(stored)["status"]
             description = f"Response '{previous}' cannot be gone on from: its status is '{state}'"
             raise InvalidRequest.of("previous_response_not_found", "previous_response_id", description)
-        return [*stored.items, *stored.result["output"]]
+        items = [*stored.items, *stored.result.get("output", [])]
+        if len(json.dumps(items)) > _MAX_CHAIN_BYTES:
+            description = f"The conversation is longer than {_MAX_CHAIN_BYTES} bytes; begin a new one"
+            raise InvalidRequest.of("conversation_too_long", "previous_response_id", description)
+        return items
 
     def _unfinished(self, stored: StoredResponse) -> Item:
         """Return a response without a result: it is being made, or nothing came of it."""
         last = token_log.last(self.client, stored.request_id)
         status, error = "in_progress", None
-        if last is None or last.terminal:
+        if last is not None and last.kind == Kind.RELEASE and last.json().get("reason") == Reason.CLIENT_GONE:
+            # Nobody makes it any more, unless its client comes back for the stream.
+            status = "cancelled"
+        elif last is None or last.terminal:
             end = last.json() if last is not None else {}
             status = "cancelled" if end.get("outcome") == Outcome.CANCELLED else "failed"
             if status == "failed":

@@ -9,7 +9,7 @@ from webapp.http import access_log, body, current, paths
 from webapp.http.authentication import BlueprintGuard
 from webapp.http.cors import Cors
 from webapp.http.error_handlers import ErrorHandlers, Face
-from webapp.openai import anthropic_error, messages, request_ids, responses, streams
+from webapp.openai import anthropic_error, messages, request_ids, responses, streams, tokens
 from webapp.openai import error_body as openai_error
 from webapp.openai import views as openai
 from webapp.v1 import adapters, health, inference, models, probes, requests, training, websocket
@@ -44,9 +44,11 @@ def create_app(settings: Settings) -> Flask:
     guard.register(adapters.admin_bp, Scope.TRAINING)
     guard.register(training.bp, Scope.TRAINING)
     guard.register(openai.bp, Scope.OPENAI)
+    guard.register(openai.root, Scope.OPENAI)
     guard.register(messages.bp, Scope.OPENAI)
     guard.register(responses.bp, Scope.OPENAI)
     guard.register(streams.bp, Scope.OPENAI)
+    guard.register(tokens.bp, Scope.OPENAI)
     guard.register_public(probes.bp)
     # A browser cannot send a key in a header: the socket asks for it in its first frame.
     app.config["SOCK_SERVER_OPTIONS"] = {"ping_interval": 25, "max_message_size": settings.max_body_bytes}

@@ -48,7 +48,7 @@ class Chat(OpenAIServingChat):
 
 def use_chat(app: Any) -> None:
     """Let an application of vLLM serve chat so."""
-    serving = app.state.openai_serving_chat
+    serving = getattr(app.state, "openai_serving_chat", None)
     if serving is not None:
         serving.__class__ = Chat
 

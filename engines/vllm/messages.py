@@ -12,6 +12,8 @@ from engines.vllm.internals import (
     ChatCompletionResponse,
 )
 
+#: What templates and parsers call it.
+_NO_THOUGHTS = {"enable_thinking": False, "thinking": False}
 _ERROR = 'data: {"error"'
 
 
@@ -26,6 +28,8 @@ class Messages(Chat, AnthropicServingMessages):
         if last.get("role") == "assistant" and last.get("content") and not last.get("tool_calls"):
             request.add_generation_prompt = False
             request.continue_final_message = True
+            # It goes on with its text: there is no more to think about.
+            request.chat_template_kwargs = {**(request.chat_template_kwargs or {}), **_NO_THOUGHTS}
         return request
 
     def messages_full_converter(self, generator: ChatCompletionResponse) -> AnthropicMessagesResponse:
@@ -68,6 +72,6 @@ class _Message(AnthropicMessagesResponse):
 
 def use_messages(app: Any) -> None:
     """Let an application of vLLM serve Anthropic's API so."""
-    serving = app.state.anthropic_serving_messages
+    serving = getattr(app.state, "anthropic_serving_messages", None)
     if serving is not None:
         serving.__class__ = Messages

@@ -3,6 +3,8 @@
 Earlier turns are part of the input here, so that any worker can go on from them; vLLM's own memory of them is not used.
 """
 
+import contextlib
+import json
 import time
 from collections.abc import AsyncGenerator
 from typing import Any, Literal
@@ -108,18 +110,26 @@ def _complete(response: Any) -> None:
     response.completed_at = int(time.time()) if response.status == "completed" else None
     response.metadata = response.metadata or {}
     response.text = response.text or {"format": {"type": "text"}}
+    for item in response.output:
+        if item.type == "reasoning" and response.status == "completed":
+            item.status = "completed"
     if not response.tools:
         response.tool_choice = "auto"
 
 
 def _cut(item: Any) -> None:
+    """Mark the last item of an answer that was cut; a call whose arguments are whole was not."""
+    if item.type == "function_call":
+        with contextlib.suppress(ValueError):
+            json.loads(item.arguments)
+            return
     if hasattr(item, "status"):
         item.status = _CUT
 
 
 def use_responses(app: Any) -> None:
     """Let an application of vLLM serve responses so."""
-    serving = app.state.openai_serving_responses
+    serving = getattr(app.state, "openai_serving_responses", None)
     if serving is None:
         return
     serving.__class__ = Responses

@@ -13,7 +13,7 @@ from services.inference.openai_body import PreparedBody, require_tools
 #: What Anthropic's body can say of sampling, where the client says nothing.
 _SAMPLING = {name: OPENAI[name] for name in ("temperature", "top_p")}
 #: Blocks that vLLM reads, or passes over with reason.
-_BLOCKS = ("text", "tool_use", "tool_result", "tool_reference", "thinking", "redacted_thinking")
+_BLOCKS = ("text", "tool_use", "tool_result", "thinking", "redacted_thinking", "tool_addition", "tool_removal")
 #: What stands for a part of a tool's answer that the model cannot read: a refusal would end the session for good.
 _UNREADABLE = "[{} that this model cannot read]"
 
@@ -23,6 +23,12 @@ def prepare(body: dict[str, Any], spec: ModelSpec) -> PreparedBody:
     given = {key: value for key, value in body.items() if value is not None}
     messages = [_message(message, f"messages.{index}", spec) for index, message in enumerate(given["messages"])]
     given["messages"] = messages
+    _check_beginning(given)
+    if isinstance(given.get("system"), list):
+        given["system"] = [_system(block, index, spec) for index, block in enumerate(given["system"])]
+    if given.get("mcp_servers"):
+        description = "Servers of tools are not called here: list their tools under 'tools', and run them yourself"
+        raise InvalidRequest.of("unsupported_content", "mcp_servers", description)
     choice = given.get("tool_choice") or {"type": "auto"}
     if not given.get("tools"):
         if choice.get("type") in ("any", "tool"):
@@ -40,6 +46,20 @@ def prepare(body: dict[str, Any], spec: ModelSpec) -> PreparedBody:
     if "max_tokens" in given and spec.generation_defaults != GenerationDefaults.MODEL:
         given = {**_SAMPLING, **given}
     return PreparedBody(given, 0)
+
+
+def _check_beginning(given: dict[str, Any]) -> None:
+    last = given["messages"][-1]
+    if last["role"] == "assistant" and (given.get("thinking") or {}).get("type") == "enabled":
+        description = "A begun answer cannot be thought about: leave 'thinking' out, or end with a user's turn"
+        raise InvalidRequest.of("invalid_value", "thinking", description)
+
+
+def _system(block: Any, index: int, spec: ModelSpec) -> dict[str, Any]:
+    found = _block(block, f"system.{index}", spec)
+    if found["type"] != "text":
+        raise InvalidRequest.of("unsupported_content", f"system.{index}.type", "Must be 'text' here")
+    return found
 
 
 def _require_named(name: Any, tools: list[dict[str, Any]]) -> None:
@@ -64,7 +84,9 @@ def _block(block: Any, field: str, spec: ModelSpec) -> dict[str, Any]:
     if not isinstance(kind, str):
         raise InvalidRequest.of("invalid_value", f"{field}.type", "A block is an object with a 'type'")
     if kind == "tool_result":
-        return {**block, "content": _result(block)}
+        return {**block, "content": _result(block, field)}
+    if kind == "text" and not isinstance(block.get("text"), str):
+        raise InvalidRequest.of("required", f"{field}.text", "A block of text needs its 'text'")
     if kind in _BLOCKS:
         return dict(block)
     text = _text_of(block)
@@ -74,9 +96,11 @@ def _block(block: Any, field: str, spec: ModelSpec) -> dict[str, Any]:
     return {"type": "text", "text": text}
 
 
-def _result(block: dict[str, Any]) -> str:
+def _result(block: dict[str, Any], field: str) -> str:
     """Return a tool's answer as text; that it is an error has no other place in a chat."""
     content = block.get("content") or ""
+    if not isinstance(content, str | list) or any(part is None for part in content):
+        raise InvalidRequest.of("invalid_value", f"{field}.content", "Must be text, or a list of blocks")
     if isinstance(content, list):
         parts = [part if isinstance(part, dict) else {"type": "text", "text": str(part)} for part in content]
         content = "\n".join(_readable(part) for part in parts)

@@ -9,6 +9,8 @@ from services.inference.openai_body import PreparedBody
 _PREPARE = {
     "/v1/messages": anthropic_body.prepare,
     "/v1/messages/count_tokens": anthropic_body.prepare,
+    "/tokenize": openai_body.prepare_text,
+    "/detokenize": openai_body.prepare_text,
     "/v1/responses": responses_body.prepare,
     "/v1/responses/input_tokens": responses_body.prepare,
 }

@@ -53,6 +53,13 @@ def prepare(body: dict[str, Any], spec: ModelSpec) -> PreparedBody:
     return PreparedBody(complete_openai(given, spec), priority)
 
 
+def prepare_text(body: dict[str, Any], spec: ModelSpec) -> PreparedBody:
+    """Return what the engine gets for a body that nothing is generated for. Raises ``InvalidRequest``."""
+    given = {key: value for key, value in body.items() if value is not None}
+    require_text(given.get("messages"), spec, "messages")
+    return PreparedBody(given, 0)
+
+
 def _with_arguments(message: dict[str, Any]) -> dict[str, Any]:
     """Return a turn whose calls have arguments: some clients send null for none, back and for ever."""
     calls = message.get("tool_calls")

@@ -5,19 +5,20 @@ from typing import Any
 from engines.model_spec import CONTEXT, GenerationDefaults, ModelSpec
 from services.errors import InvalidRequest
 from services.inference.generation_defaults import OPENAI
-from services.inference.openai_body import PreparedBody, require_text, require_tools
+from services.inference.openai_body import PreparedBody, require_tools
+from services.inference.response_items import readable
 
 PATH = "/v1/responses"
 #: Tools that the model calls and the client runs; those that OpenAI runs itself are left out, as agents expect.
-_OURS = ("function", "custom", "namespace")
+_OURS = ("function", "custom")
 
 
 def prepare(body: dict[str, Any], spec: ModelSpec) -> PreparedBody:
     """Return what the engine gets for a checked body, whose input is a list of items. Raises ``InvalidRequest``."""
     given = {key: value for key, value in body.items() if value is not None}
-    for index, item in enumerate(given["input"]):
-        for part in ("content", "output"):
-            require_text(item.get(part), spec, f"input[{index}].{part}")
+    given["input"] = readable(given["input"], spec)
+    if not given["input"]:
+        raise InvalidRequest.of("invalid_value", "input", "There is nothing in it that the model could read")
     # Ours are kept here, whichever worker made them.
     given["store"] = False
     priority = given.pop("priority", 0)
@@ -40,9 +41,15 @@ def response_id(request_id: str) -> str:
 def _prepare_tools(given: dict[str, Any], spec: ModelSpec) -> None:
     choice = given.get("tool_choice", "auto")
     kind = choice.get("type") if isinstance(choice, dict) else choice
+    for index, tool in enumerate(given.get("tools", [])):
+        if not isinstance(tool.get("type"), str):
+            raise InvalidRequest.of("required", f"tools[{index}].type", "A tool needs a 'type', such as 'function'")
     tools = [tool for tool in given.pop("tools", []) if tool.get("type") in _OURS]
     names = [tool.get("name") for tool in tools]
-    if isinstance(choice, dict) and kind in _OURS and choice.get("name") not in names:
+    if isinstance(choice, dict) and kind not in _OURS:
+        description = f"Must be none, auto, required, or name a tool of the type {' or '.join(_OURS)}"
+        raise InvalidRequest.of("invalid_value", "tool_choice", description)
+    if isinstance(choice, dict) and choice.get("name") not in names:
         known = ", ".join(map(str, names)) or "none"
         raise InvalidRequest.of("invalid_value", "tool_choice", f"Must name one of the tools ({known})")
     if isinstance(choice, str) and choice not in ("none", "auto", "required"):

@@ -102,6 +102,12 @@ class InferenceService:
         """End a request for good. Ending one that has ended changes nothing."""
         self.cancellation.cancel(record)
 
+    def end(self, request_id: str) -> None:
+        """End a request that may still run; whoever calls has seen whose it is."""
+        record = self.requests.load(request_id)
+        if record is not None:
+            self.cancel(record)
+
     @contextmanager
     def _submit(self, context: RequestContext, record: RequestRecord, route: Route) -> Iterator[RequestStream]:
         """Follow the request's log, then send it to a worker: nothing can be missed."""

@@ -47,6 +47,8 @@ class OpenAIRequest:
     light: bool = False
     #: Called with the record of a new request before it is sent; what it makes is kept under that request's id.
     on_record: Callable[[RequestRecord], None] | None = None
+    #: Called with that record where the client got an error instead of the beginning of an answer.
+    on_refusal: Callable[[RequestRecord], None] | None = None
 
 
 @dataclass(frozen=True)

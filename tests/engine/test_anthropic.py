@@ -184,6 +184,15 @@ def test_a_begun_answer_is_gone_on_with(client: anthropic.Anthropic) -> None:
     assert begun + on.content[0].text == text  # type: ignore[union-attr]
 
 
+def test_a_begun_answer_of_a_model_that_thinks_goes_on_as_text(raw: httpx.Client) -> None:
+    turns = [{"role": "user", "content": transcripts.COUNT}, {"role": "assistant", "content": "1\n2\n3"}]
+    for stream in (False, True):
+        body = {"model": "tools", "max_tokens": 8, "temperature": 0, "messages": turns, "stream": stream}
+        answer = raw.post("/messages", json=body)
+        assert answer.status_code == 200 and '"type":"text"' in answer.text, answer.text
+        assert "thinking" not in answer.text
+
+
 def test_tokens_are_counted_as_the_message_counts_them(client: anthropic.Anthropic, raw: httpx.Client) -> None:
     body = asked(transcripts.CALLS, tools=TOOLS, system=[{"type": "text", "text": "Be brief."}])
     counted = {name: body[name] for name in ("model", "messages", "tools", "system")}
@@ -233,6 +242,25 @@ REFUSED = {
     "unknown tool": (asked("x", tools=TOOLS, tool_choice={"type": "tool", "name": "zz"}), 400, "f, g"),
     "no tools": (asked("x", tool_choice={"type": "any"}), 400, "tools"),
     "no parser": ({**asked("x", tools=TOOLS), "model": "demo"}, 400, "tool_call_parser"),
+    "begun": (
+        asked(
+            "x",
+            messages=[{"role": "user", "content": "x"}, {"role": "assistant", "content": "y"}],
+            thinking={"type": "enabled", "budget_tokens": 1024},
+            max_tokens=2000,
+        ),
+        400,
+        "thinking",
+    ),
+    "reference": (asked("", messages=[{"role": "user", "content": [{"type": "tool_reference"}]}]), 400, "tool_ref"),
+    "no text": (asked("", messages=[{"role": "user", "content": [{"type": "text"}]}]), 400, "text"),
+    "system": (asked("x", system=[{"type": "image", "source": {}}]), 400, "system.0"),
+    "servers": (asked("x", mcp_servers=[{"type": "url", "url": "http://x", "name": "y"}]), 400, "mcp_servers"),
+    "result": (
+        asked("", messages=[{"role": "user", "content": [{"type": "tool_result", "tool_use_id": "k", "content": 5}]}]),
+        400,
+        "messages.0.content.0.content",
+    ),
     "too long": (asked("x " * 9000), 400, "context"),
     "schema": (
         asked("x", tools=[{"name": "f", "input_schema": {"type": "no-such"}}], tool_choice={"type": "any"}),

@@ -262,3 +262,38 @@ def test_the_terminal_entry_tells_what_was_used(stack: Stack, raw: httpx.Client)
         else:
             told = answer.json()["usage"]
             assert usage == {name: told[name] for name in ("prompt_tokens", "completion_tokens", "total_tokens")}
+
+
+def test_texts_become_tokens_and_back(stack: Stack, raw: httpx.Client) -> None:
+    root = stack.openai_base.removesuffix("/v1")
+    for text in ("I count.", "日本 é 😀", ""):
+        made = raw.post(f"{root}/tokenize", json={"model": "tools", "prompt": text})
+        assert made.status_code == 200, made.text
+        found = made.json()
+        assert (found["count"], found["max_model_len"]) == (len(found["tokens"]), 4096)
+        back = raw.post(f"{root}/detokenize", json={"model": "tools", "tokens": found["tokens"]})
+        assert back.json() == {"prompt": text}
+    body = asked(tools=TOOLS)
+    counted = raw.post(f"{root}/tokenize", json={name: body[name] for name in ("model", "messages", "tools")})
+    assert counted.json()["count"] == raw.post("/chat/completions", json=body).json()["usage"]["prompt_tokens"]
+
+
+@pytest.mark.parametrize(
+    ("path", "body"),
+    [
+        ("tokenize", {}),
+        ("tokenize", {"prompt": "x", "messages": []}),
+        ("tokenize", {"prompt": 5}),
+        ("tokenize", {"messages": [{"role": "user", "content": [{"type": "image_url", "image_url": {"url": "x"}}]}]}),
+        ("detokenize", {}),
+        ("detokenize", {"tokens": "x"}),
+        ("detokenize", {"tokens": [-1]}),
+        ("detokenize", {"tokens": [2**40]}),
+    ],
+    ids=range(8),
+)
+def test_what_cannot_be_tokens(stack: Stack, raw: httpx.Client, path: str, body: dict[str, Any]) -> None:
+    root = stack.openai_base.removesuffix("/v1")
+    answer = raw.post(f"{root}/{path}", json={"model": "tools", **body})
+    assert answer.status_code == 400, answer.text
+    assert answer.json()["error"]["type"] == "invalid_request_error"

@@ -179,6 +179,7 @@ def test_what_agents_send(client: openai.OpenAI) -> None:
             {"type": "custom", "name": "patch", "description": "free text"},
             {"type": "web_search"},
             {"type": "local_shell"},
+            {"type": "namespace", "name": "ns", "tools": [{"type": "function", "name": "h", "parameters": {}}]},  # type: ignore[list-item]
         ],
     )
     assert found.output
@@ -196,6 +197,14 @@ BAD: dict[str, tuple[dict[str, Any], str]] = {
     "no tokens": ({"max_output_tokens": 0}, "max_output_tokens"),
     "background": ({"background": True}, "background"),
     "conversation": ({"conversation": "conv_1"}, "conversation"),
+    "choices": ({"n": 2}, "n"),
+    "of some": (
+        {"tools": TOOLS, "tool_choice": {"type": "allowed_tools", "mode": "required", "tools": TOOLS}},
+        "tool_choice",
+    ),
+    "a tool": ({"tools": [{"name": "f"}]}, "tools[0].type"),
+    "a reference": ({"input": [{"type": "item_reference", "id": "msg_1"}]}, "input[0].type"),
+    "no role": ({"input": [{"content": "x"}]}, "input[0].role"),
     "no such tool": ({"tools": TOOLS, "tool_choice": {"type": "function", "name": "zz"}}, "tool_choice"),
     "no tools": ({"tool_choice": "required"}, "tool_choice"),
     "a word": ({"tools": TOOLS, "tool_choice": "any"}, "tool_choice"),
@@ -222,6 +231,76 @@ def test_what_is_wrong_is_named(stack: Stack, kind: str, stream: bool) -> None:
             return
     assert answer.status_code == 400, answer.text
     assert answer.json()["error"]["param"] == param, answer.text
+
+
+def _tokens(stack: Stack, given: list[Any]) -> int:
+    with httpx.Client(headers={"Authorization": f"Bearer {KEY}"}, trust_env=False, timeout=60) as http:
+        answer = http.post(f"{stack.openai_base}/responses/input_tokens", json=asked(given, tools=TOOLS))
+    assert answer.status_code == 200, answer.text
+    found: int = answer.json()["input_tokens"]
+    return found
+
+
+def test_everything_that_was_said_is_read(stack: Stack) -> None:
+    """Parts are joined, refusals and empty answers are turns, and what cannot be read in a tool's answer is told."""
+
+    def said(*content: dict[str, Any]) -> list[Any]:
+        first, last = ({"role": "user", "content": text} for text in "xy")
+        return [first, {"type": "message", "role": "assistant", "id": None, "content": list(content)}, last]
+
+    def text(of: str) -> dict[str, Any]:
+        return {"type": "output_text", "text": of}
+
+    whole = _tokens(stack, said(text("one two three four")))
+    assert _tokens(stack, said(text("one two"), text(" three four"))) == whole
+    assert _tokens(stack, said({"type": "refusal", "refusal": "one two three four"})) == whole
+    assert _tokens(stack, said()) < whole
+    call = {"type": "function_call", "name": "f", "arguments": "{}", "call_id": "k", "status": "completed"}
+    picture = {"type": "input_image", "image_url": "http://x/y.png"}
+    outputs = {
+        name: _tokens(stack, [*said()[:1], call, {"type": "function_call_output", "call_id": "k", "output": output}])
+        for name, output in (("empty", ""), ("picture", [picture]), ("text", [{"type": "input_text", "text": ""}]))
+    }
+    assert outputs["picture"] > outputs["empty"] == outputs["text"]
+    search = {"type": "web_search_call", "id": "ws_1", "status": "completed", "action": {"type": "search"}}
+    assert _tokens(stack, [search, *said()]) == _tokens(stack, said())
+
+
+def test_a_refused_request_is_no_response(stack: Stack, client: openai.OpenAI) -> None:
+    kept = set(stack.client.keys("cy:resp:*"))
+    for body in ({"text": {"format": {"type": "zz"}}}, {"input": "x " * 9000}):
+        with pytest.raises(openai.BadRequestError):
+            client.responses.create(**asked("x", **body) if "input" not in body else {**asked("x"), **body})
+    assert set(stack.client.keys("cy:resp:*")) == kept
+
+
+def test_a_response_can_be_gone_on_from_at_its_last_event(client: openai.OpenAI) -> None:
+    for _ in range(10):
+        for event in client.responses.create(**asked("My name is Lee."), stream=True):
+            if event.type == "response.completed":
+                found = client.responses.create(**asked("What is my name?", previous_response_id=event.response.id))
+                assert words(found)[-1] == ("message", "Your name is Lee.", "completed")
+
+
+def test_the_events_of_a_response_can_be_read_again(client: openai.OpenAI, stack: Stack) -> None:
+    events = list(client.responses.create(**asked(transcripts.COUNT), stream=True))
+    answer_id = events[0].response.id
+    again = list(client.responses.retrieve(answer_id, stream=True, starting_after=10))
+    assert [event.to_dict() for event in again] == [event.to_dict() for event in events[11:]]
+    client.responses.delete(answer_id)
+    unkept = [event for event in client.responses.create(**asked("x", store=False), stream=True)][-1].response.id
+    for gone in (answer_id, unkept):
+        with pytest.raises(openai.NotFoundError):
+            client.responses.retrieve(gone, stream=True)
+
+
+def test_pages_of_items_without_ids(client: openai.OpenAI) -> None:
+    items: list[Any] = [
+        {"role": "user", "content": text, "id": given} for text, given in (("x", None), ("y", "a"), ("z", "a"))
+    ]
+    made = client.responses.create(**asked(items, max_output_tokens=1))
+    found = list(client.responses.input_items.list(made.id, limit=1))
+    assert len({item.id for item in found}) == len(found) == 3
 
 
 def test_the_shapes_are_openai_s(stack: Stack) -> None:

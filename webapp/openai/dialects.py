@@ -95,10 +95,18 @@ class Skipping:
     def __init__(self, dialect: Dialect, received: int) -> None:
         self._dialect = dialect
         self._left = received
-        self.error, self.refusal, self.refusal_body = dialect.error, dialect.refusal, dialect.refusal_body
+        self.refusal_body = dialect.refusal_body
 
     def pass_on(self, data: bytes) -> bytes:
-        data = self._dialect.pass_on(data)
+        return self._rest(self._dialect.pass_on(data))
+
+    def error(self, failure: Failure) -> bytes:
+        return self._rest(self._dialect.error(failure))
+
+    def refusal(self, document: bytes) -> bytes:
+        return self._rest(self._dialect.refusal(document))
+
+    def _rest(self, data: bytes) -> bytes:
         while self._left and data:
             _, _, data = data.partition(b"\n\n")
             self._left -= 1

@@ -6,9 +6,9 @@ from typing import Any
 
 from flask import Response
 
-from services.errors import RequestFailed, as_service_error
+from services.errors import RequestFailed, ServiceError, as_service_error
 from services.inference.request_stream import ClientDisconnected, RequestStream
-from services.inference.submission import OpenAIRequest
+from services.inference.submission import OpenAIRequest, Submission
 from store.redis.request_records import RequestRecord
 from store.token_log.entries import START, Entry, Kind, Outcome
 from store.token_log.outcomes import Code, Failure
@@ -54,6 +54,7 @@ def _relay(request: OpenAIRequest, streamed: bool, dialect: DialectMaker) -> Res
     submission = inference.admit_openai(call, request)
     with ExitStack() as stack:
         stack.enter_context(bind_log_fields(submission.record))
+        refusal = stack.enter_context(_Refusal(request, submission))
         stream = stack.enter_context(inference.open(call, submission))
         # Its clients do not come back by themselves: it may finish while the process stops.
         stream.finish_when_stopping = True
@@ -66,6 +67,7 @@ def _relay(request: OpenAIRequest, streamed: bool, dialect: DialectMaker) -> Res
                 )
             status, whole = head["status"], _whole_body(entries)
             if status >= 400:
+                refusal.tell()
                 whole = dialect().refusal_body(whole, status)
             return Response(whole, status=status, content_type=head["content_type"])
         except ClientDisconnected:
@@ -74,6 +76,25 @@ def _relay(request: OpenAIRequest, streamed: bool, dialect: DialectMaker) -> Res
             if submission.route is None:
                 raise _JoinedALostTry(error.failure) from None
             raise
+
+
+class _Refusal:
+    """Tells whoever made a request that its client got an error instead of the beginning of an answer."""
+
+    def __init__(self, request: OpenAIRequest, submission: Submission) -> None:
+        self._tell = request.on_refusal if submission.route is not None else None
+        self._record = submission.record
+
+    def __enter__(self) -> "_Refusal":
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
+        if kind is not None and issubclass(kind, ServiceError) and not issubclass(kind, _Cancelled):
+            self.tell()
+
+    def tell(self) -> None:
+        if self._tell is not None:
+            self._tell(self._record)
 
 
 class _Cancelled(RequestFailed):

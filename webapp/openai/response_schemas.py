@@ -10,6 +10,8 @@ from webapp.schemas.loading import Digits, Integer, Name, NullIsAbsentSchema, Nu
 #: Members that stand for things which are not here.
 _MISSING = {
     "conversation": "Conversations are not kept here; use previous_response_id.",
+    "context_management": "What is too long is refused here; leave it out.",
+    "n": "A response has one answer.",
     "prompt": "Prompt templates are not kept here; send instructions and input.",
 }
 

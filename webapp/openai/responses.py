@@ -36,6 +36,7 @@ def show(response_id: str) -> Response:
     """A response as it is now, or the events of one that was streamed."""
     query = parse_query(RetrieveQuery)
     if query["stream"]:
+        services().responses.require_kept(principal(), response_id)
         received = query["starting_after"] + 1 if "starting_after" in query else 0
         return follow(services().inference.find_stream(principal(), response_id), received)
     return jsonify(services().responses.show(principal(), response_id))
@@ -44,7 +45,8 @@ def show(response_id: str) -> Response:
 @bp.delete("/<response_id>")
 def delete(response_id: str) -> Response:
     """Forget a response."""
-    services().responses.delete(principal(), response_id)
+    request_id = services().responses.delete(principal(), response_id)
+    services().inference.end(request_id)
     return jsonify({"id": response_id, "object": "response", "deleted": True})
 
 

@@ -24,6 +24,8 @@ from webapp.openai.schemas import (
 )
 
 bp = Blueprint("openai", __name__, url_prefix="/v1")
+#: The paths that vLLM's server, and clients made for others, know some of them by.
+root = Blueprint("openai_root", __name__)
 
 
 @bp.post("/chat/completions")
@@ -48,6 +50,7 @@ def embeddings() -> Response:
 
 
 @bp.post("/score")
+@root.post("/score", endpoint="score_root")
 @serialized
 def score() -> Response:
     """How well pairs of texts fit."""
@@ -55,6 +58,8 @@ def score() -> Response:
 
 
 @bp.post("/rerank")
+@root.post("/rerank", endpoint="rerank_root")
+@root.post("/v2/rerank", endpoint="rerank_v2")
 @serialized
 def rerank() -> Response:
     """Documents, the one that fits a query best first."""
@@ -62,6 +67,7 @@ def rerank() -> Response:
 
 
 @bp.post("/classify")
+@root.post("/classify", endpoint="classify_root")
 @serialized
 def classify() -> Response:
     """The classes of texts, with their probabilities."""

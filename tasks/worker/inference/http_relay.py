@@ -45,11 +45,16 @@ async def relay(
     if delivered.has_body:
         if not delivered.content_type.startswith(_STREAM):
             # It is one part, and whole.
+            if kept is not None:
+                kept.saw(delivered.body, streamed=False)
+                await kept.save()
             await writer.end(outcomes.finished(None, usage_of(delivered.body)))
             return
         # What came before the first token, and answers of which no tokens are kept, are made once more from the start.
         call = replace(call, delivered=decode_portions(delivered.body_tokens))
         seam = Seam(delivered.body)
+        if kept is not None:
+            kept.saw_before(delivered.body)
     started, head = time.monotonic(), HttpStart(200, delivered.content_type)
     async with aclosing(engine.openai(call)) as parts:
         async for part in parts:
@@ -69,14 +74,14 @@ async def relay(
                 part = joined
             if part.data.startswith(_ERROR_EVENTS):
                 refused()
-            if kept is not None and head.status == 200:
-                kept.saw(part.data, head.content_type.startswith(_STREAM))
+            streamed = head.content_type.startswith(_STREAM)
+            if kept is not None and head.status == 200 and kept.saw(part.data, streamed):
+                # Before the client can see it, and go on from it.
+                await kept.save()
             count(started)
             writer.body(part.data, encode_portions(part.portions) if part.portions else "")
     if seam is not None and not seam.passed:
         raise CannotContinue
-    if kept is not None:
-        await kept.save()
     await writer.end(outcomes.finished(None, call.meter.usage()))
 
 

@@ -23,8 +23,13 @@ class KeptResponse:
         self._begun: dict[str, Any] = {}
         self._result: bytes | None = None
 
-    def saw(self, part: bytes, streamed: bool) -> None:
-        """A part of the answer: an event, or the whole of it."""
+    def saw_before(self, events: bytes) -> None:
+        """What an earlier worker has delivered of a stream."""
+        for event in events.split(b"\n\n"):
+            self.saw(event, streamed=True)
+
+    def saw(self, part: bytes, streamed: bool) -> bool:
+        """A part of the answer: an event, or the whole of it. Return whether the response is there to be kept."""
         if not streamed:
             self._result = part
         elif part.startswith(_BEGINNING):
@@ -34,6 +39,7 @@ class KeptResponse:
         elif part.startswith(_ERROR):
             error = response_error(_event(part)["error"])
             self._result = _encode({**self._begun, "status": "failed", "error": error})
+        return self._result is not None
 
     async def save(self) -> None:
         """Keep what was found; a Redis that is away is waited for."""
