@@ -288,7 +288,8 @@ def test_the_events_of_a_response_can_be_read_again(client: openai.OpenAI, stack
     again = list(client.responses.retrieve(answer_id, stream=True, starting_after=10))
     assert [event.to_dict() for event in again] == [event.to_dict() for event in events[11:]]
     client.responses.delete(answer_id)
-    unkept = [event for event in client.responses.create(**asked("x", store=False), stream=True)][-1].response.id
+    *_, last = client.responses.create(**asked("x", store=False), stream=True)
+    unkept = last.response.id
     for gone in (answer_id, unkept):
         with pytest.raises(openai.NotFoundError):
             client.responses.retrieve(gone, stream=True)
