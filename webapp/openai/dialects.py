@@ -53,8 +53,9 @@ class AnthropicDialect:
     """``/v1/messages``."""
 
     def pass_on(self, data: bytes) -> bytes:
-        if data.startswith(_ERROR_EVENT):
-            return self.refusal(data.removeprefix(_ERROR_EVENT).strip())
+        if _ERROR_EVENT in data:
+            before, document = _split(data)
+            return before + self.refusal(document)
         return data
 
     def error(self, failure: Failure) -> bytes:
@@ -75,8 +76,9 @@ class ResponsesDialect(OpenAIDialect):
         self._number = 0
 
     def pass_on(self, data: bytes) -> bytes:
-        if data.startswith(_ERROR_EVENT):
-            return self.refusal(data.removeprefix(_ERROR_EVENT).strip())
+        if _ERROR_EVENT in data:
+            before, document = _split(data)
+            return self.pass_on(before) + self.refusal(document)
         for event in data.split(b"\n\n"):
             if event and not self._number:
                 self._response = json.loads(event.rpartition(b"\ndata: ")[2]).get("response", self._response)
@@ -87,6 +89,12 @@ class ResponsesDialect(OpenAIDialect):
         response = {**self._response, "status": "failed", "error": response_error(json.loads(document)["error"])}
         event = {"type": "response.failed", "sequence_number": self._number, "response": response}
         return sse.event(encode(event), name="response.failed")
+
+
+def _split(data: bytes) -> tuple[bytes, bytes]:
+    """Return what comes before the event of an error, and what that says; nothing comes behind it."""
+    before, _, rest = data.partition(_ERROR_EVENT)
+    return before, rest.partition(b"\n\n")[0]
 
 
 class Skipping:
