@@ -19,6 +19,11 @@ def prepare(body: dict[str, Any], spec: ModelSpec) -> PreparedBody:
     given["input"] = readable(given["input"], spec)
     if not given["input"]:
         raise InvalidRequest.of("invalid_value", "input", "There is nothing in it that the model could read")
+    last = given["input"][-1]
+    if last.get("role") == "assistant" and last.get("status") in ("in_progress", "incomplete"):
+        # The engine goes on with it: there is no more to think about, whatever templates and parsers call that.
+        options = given.get("chat_template_kwargs") or {}
+        given["chat_template_kwargs"] = {**options, "enable_thinking": False, "thinking": False}
     # Ours are kept here, whichever worker made them.
     given["store"] = False
     priority = given.pop("priority", 0)

@@ -266,6 +266,15 @@ def test_everything_that_was_said_is_read(stack: Stack) -> None:
     assert _tokens(stack, [search, *said()]) == _tokens(stack, said())
 
 
+def test_a_begun_answer_is_gone_on_with_as_text(client: openai.OpenAI) -> None:
+    begun = {"type": "message", "role": "assistant", "status": "incomplete"}
+    begun["content"] = [{"type": "output_text", "text": "1\n2\n3"}]  # type: ignore[assignment]
+    found = client.responses.create(
+        **asked([{"role": "user", "content": transcripts.COUNT}, begun], max_output_tokens=9)
+    )
+    assert [item.type for item in found.output] == ["message"]
+
+
 def test_a_refused_request_is_no_response(stack: Stack, client: openai.OpenAI) -> None:
     kept = set(stack.client.keys("cy:resp:*"))
     for body in ({"text": {"format": {"type": "zz"}}}, {"input": "x " * 9000}):
