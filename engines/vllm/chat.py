@@ -7,6 +7,7 @@ from dataclasses import replace
 from typing import Any
 
 from engines.types import HttpCall, HttpPart
+from engines.vllm.cut_answers import read_cut_answers
 from engines.vllm.internals import (
     ChatCompletionRequest,
     ChatCompletionResponse,
@@ -51,6 +52,7 @@ def use_chat(app: Any) -> None:
     serving = getattr(app.state, "openai_serving_chat", None)
     if serving is not None:
         serving.__class__ = Chat
+        serving.parser_cls = read_cut_answers(serving.parser_cls)
 
 
 class Thoughts:

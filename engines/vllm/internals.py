@@ -15,6 +15,7 @@ from vllm.engine.arg_utils import AsyncEngineArgs, EngineArgs
 from vllm.engine.protocol import EngineClient
 from vllm.entrypoints.anthropic.protocol import AnthropicCountTokensResponse, AnthropicMessagesResponse
 from vllm.entrypoints.anthropic.serving import AnthropicServingMessages
+from vllm.entrypoints.generate.base.protocol import FunctionCall
 from vllm.entrypoints.launchers.api_server.app_state import init_app_state
 from vllm.entrypoints.launchers.app import build_app
 from vllm.entrypoints.launchers.cli_args import make_arg_parser
@@ -26,6 +27,7 @@ from vllm.entrypoints.serve.engine.protocol import ErrorResponse
 from vllm.logprobs import append_logprobs_for_next_position
 from vllm.lora.request import LoRARequest
 from vllm.outputs import RequestOutput
+from vllm.parser.abstract_parser import Parser
 from vllm.reasoning import ReasoningParserManager
 from vllm.renderers.params import ChatParams, TokenizeParams
 from vllm.sampling_params import SamplingParams
@@ -53,10 +55,12 @@ __all__ = [
     "EngineDeadError",
     "EngineGenerateError",
     "ErrorResponse",
+    "FunctionCall",
     "HookedAsyncLLM",
     "IterationStats",
     "OpenAIServingChat",
     "OpenAIServingResponses",
+    "Parser",
     "ReplayedRequest",
     "RequestOutput",
     "RequestOutputCollector",

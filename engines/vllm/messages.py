@@ -1,9 +1,11 @@
 """Anthropic's API as vLLM's application serves it, with what it leaves out of the contract put right."""
 
+import json
 from collections.abc import AsyncGenerator
 from typing import Any
 
 from engines.vllm.chat import Chat
+from engines.vllm.cut_answers import read_cut_answers
 from engines.vllm.internals import (
     AnthropicCountTokensResponse,
     AnthropicMessagesResponse,
@@ -33,7 +35,12 @@ class Messages(Chat, AnthropicServingMessages):
         return request
 
     def messages_full_converter(self, generator: ChatCompletionResponse) -> AnthropicMessagesResponse:
-        """As vLLM's own, with all members."""
+        """As vLLM's own, with all members; a call whose arguments were cut has none."""
+        for call in generator.choices[0].message.tool_calls or []:
+            try:
+                json.loads(call.function.arguments)
+            except ValueError:
+                call.function.arguments = "{}"
         answer = super().messages_full_converter(generator)
         return _Message.model_construct(**dict(answer))
 
@@ -75,3 +82,4 @@ def use_messages(app: Any) -> None:
     serving = getattr(app.state, "anthropic_serving_messages", None)
     if serving is not None:
         serving.__class__ = Messages
+        serving.parser_cls = read_cut_answers(serving.parser_cls)

@@ -11,6 +11,7 @@ from typing import Any, Literal
 
 from fastapi.responses import JSONResponse
 
+from engines.vllm.cut_answers import read_cut_answers
 from engines.vllm.internals import (
     ErrorResponse,
     OpenAIServingResponses,
@@ -134,6 +135,7 @@ def use_responses(app: Any) -> None:
         return
     serving.__class__ = Responses
     serving.response_store = _NoMemory()
+    serving.parser = read_cut_answers(serving.parser)
 
     async def input_tokens(request: ResponsesRequest) -> Any:
         found = await serving.count_tokens(request)

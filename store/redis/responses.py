@@ -14,6 +14,8 @@ import redis
 from store.redis import keys
 from store.redis.command_batcher import CommandBatcher
 
+#: How many that have been begun may be there beside those that are kept.
+_BEGUN = 100
 _OWNER, _RESULT = "owner", "response"
 
 
@@ -42,7 +44,7 @@ class ResponseStore:
         self._most = most
 
     def begin(self, response: StoredResponse) -> None:
-        """Keep a response that is being made; the tenant's oldest ones make room."""
+        """Keep a response that is being made. Older ones make room for it once it is there: it may be refused."""
         written = {
             "tenant": response.tenant,
             "request_id": response.request_id,
@@ -57,7 +59,7 @@ class ResponseStore:
             pipeline.zadd(of_tenant, {response.id: time.time()})
             pipeline.expire(of_tenant, self._ttl)
             pipeline.zremrangebyscore(of_tenant, 0, time.time() - self._ttl)
-            pipeline.zrange(of_tenant, 0, -self._most - 1)
+            pipeline.zrange(of_tenant, 0, -self._most - _BEGUN - 1)
             surplus: list[Any] = pipeline.execute()[-1]
         if surplus:
             self._redis.delete(*(keys.response(each.decode()) for each in surplus))
@@ -78,9 +80,23 @@ class ResponseStore:
         self._redis.zrem(keys.responses_of(response.tenant), response.id)
 
 
-async def keep_result(commands: CommandBatcher, response_id: str, result: bytes, ttl: int) -> None:
-    """Add what came of a response, on a worker's loop."""
-    key = keys.response(response_id)
+@dataclass(frozen=True)
+class Place:
+    """Where what comes of a response is kept: whose it is, for how long (seconds), and beside how many."""
+
+    id: str
+    tenant: str
+    ttl: int
+    most: int
+
+
+async def keep_result(commands: CommandBatcher, place: Place, result: bytes) -> None:
+    """Add what came of a response, on a worker's loop; the tenant's oldest ones make room."""
+    key, of_tenant = keys.response(place.id), keys.responses_of(place.tenant)
     await commands.execute("HSET", key, _RESULT, result)
     # One that was deleted meanwhile has no owner, is never found, and must not stay.
-    await commands.execute("EXPIRE", key, ttl)
+    await commands.execute("EXPIRE", key, place.ttl)
+    surplus = await commands.execute("ZRANGE", of_tenant, 0, -place.most - 1)
+    if surplus:
+        await commands.execute("DEL", *(keys.response(each.decode()) for each in surplus))
+        await commands.execute("ZREM", of_tenant, *surplus)

@@ -174,6 +174,17 @@ def test_the_end_is_told_as_what_it_is(client: anthropic.Anthropic) -> None:
     assert blocks(stopped)[-1] == ("text", "\n".join(map(str, range(1, 12))))
 
 
+@pytest.mark.parametrize("tokens", [58, 64])
+def test_a_call_that_was_closed_before_the_cut_is_one(client: anthropic.Anthropic, tokens: int) -> None:
+    body = asked(transcripts.CALLS, tools=TOOLS, max_tokens=tokens)
+    whole = client.messages.create(**body)
+    with client.messages.stream(**body) as stream:
+        joined = stream.get_final_message()
+    assert CALLED[2] in blocks(whole)
+    assert blocks(whole) == blocks(joined)
+    assert whole.stop_reason == joined.stop_reason == "max_tokens"
+
+
 def test_a_begun_answer_is_gone_on_with(client: anthropic.Anthropic) -> None:
     whole = client.messages.create(**{**asked("What is the capital of France?"), "model": "demo"})
     [(_, text)] = blocks(whole)

@@ -142,12 +142,18 @@ def test_one_call_where_one_is_allowed(raw: httpx.Client) -> None:
     assert [call["function"]["name"] for call in found["message"]["tool_calls"]] == ["f"]
 
 
-@pytest.mark.parametrize("tokens", [30, 45, 60], ids=["text", "call", "second"])
+@pytest.mark.parametrize("tokens", range(26, 76, 3))
 def test_an_answer_that_was_cut_says_so(raw: httpx.Client, tokens: int) -> None:
+    """Wherever it is: whole and streamed, a call that was closed is one, and one that was begun has begun."""
     body = asked(tools=TOOLS, max_tokens=tokens)
-    whole = raw.post("/chat/completions", json=body).json()["choices"][0]
-    assert whole["finish_reason"] == "length"
-    assert Joined(raw, body).finish_reasons == ["length"]
+    [whole] = raw.post("/chat/completions", json=body).json()["choices"]
+    joined = Joined(raw, body)
+    assert joined.finish_reasons == [whole["finish_reason"]] == ["length"]
+    message = whole["message"]
+    assert (message["content"] or "", message["reasoning"]) == (joined.content, joined.reasoning)
+    assert "<tool_call>" not in joined.content
+    functions = [call["function"] for call in message.get("tool_calls") or []]
+    assert functions == [{"name": call["name"], "arguments": call["arguments"]} for call in joined.calls]
 
 
 def test_thoughts_have_both_names_and_are_counted(raw: httpx.Client) -> None:

@@ -154,6 +154,29 @@ def test_an_answer_that_was_cut_says_so(client: openai.OpenAI, stream: bool) -> 
         assert client.responses.retrieve(found.id).to_dict() == found.to_dict()
 
 
+@pytest.mark.parametrize("tokens", [40, 58, 70])
+def test_calls_of_an_answer_that_was_cut(client: openai.OpenAI, tokens: int) -> None:
+    body = asked(transcripts.CALLS, tools=TOOLS, max_output_tokens=tokens)
+    whole: Any = client.responses.create(**body)
+    *_, last = client.responses.create(**body, stream=True)
+    for found in (whole, last.response):
+        assert found.status == "incomplete"
+        calls = [(item.name, item.arguments, item.status) for item in found.output if item.type == "function_call"]
+        if tokens > 40:
+            assert calls[0] == ("f", '{"a": "x"}', "completed")
+        assert all(status == ("completed" if _is_json(said) else "incomplete") for _, said, status in calls)
+    kinds = [[item.type for item in found.output] for found in (whole, last.response)]
+    assert kinds[0] == kinds[1]
+
+
+def _is_json(text: str) -> bool:
+    try:
+        json.loads(text)
+    except ValueError:
+        return False
+    return True
+
+
 def test_what_agents_send(client: openai.OpenAI) -> None:
     """Codex: items without ids, tools of unknown kinds, members that change nothing here."""
     found = client.responses.create(

@@ -3,7 +3,7 @@
 import json
 from typing import Any
 
-from store.redis.responses import keep_result
+from store.redis.responses import Place, keep_result
 from store.token_log.publisher import Publisher
 from store.token_log.response_error import response_error
 
@@ -16,10 +16,9 @@ _DATA = b"\ndata: "
 class KeptResponse:
     """Looks for the response in the answer to one call."""
 
-    def __init__(self, publisher: Publisher, response_id: str, ttl: int) -> None:
+    def __init__(self, publisher: Publisher, place: Place) -> None:
         self._publisher = publisher
-        self._id = response_id
-        self._ttl = ttl
+        self._place = place
         self._begun: dict[str, Any] = {}
         self._result: bytes | None = None
 
@@ -45,7 +44,7 @@ class KeptResponse:
         """Keep what was found; a Redis that is away is waited for."""
         result, publisher = self._result, self._publisher
         if result is not None:
-            await publisher.retry_until_available(lambda: keep_result(publisher.commands, self._id, result, self._ttl))
+            await publisher.retry_until_available(lambda: keep_result(publisher.commands, self._place, result))
 
 
 def _event(part: bytes) -> dict[str, Any]:

@@ -14,6 +14,7 @@ from engines.types import GenerateRequest, HttpCall, Sampling
 from settings import Settings
 from store.errors import Superseded
 from store.redis.request_records import RequestRecord, load_batched
+from store.redis.responses import Place
 from store.token_log import outcomes
 from store.token_log.entries import Outcome, Reason
 from store.token_log.log import LogSnapshot
@@ -144,7 +145,9 @@ async def _relay_http(
 
     kept_as, kept = active.record.payload.get("kept_as"), None
     if kept_as is not None:
-        kept = KeptResponse(host.publisher, kept_as, host.settings.response_ttl)
+        settings = host.settings
+        place = Place(kept_as, active.record.tenant, settings.response_ttl, settings.max_responses)
+        kept = KeptResponse(host.publisher, place)
     try:
         await relay(engine, call, active.writer, delivered, served.count, refuse, kept)
     finally:
