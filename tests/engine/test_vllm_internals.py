@@ -118,3 +118,36 @@ def test_a_grammar_is_made_in_one_place_of_the_core() -> None:
     assert parameters(StructuredOutputManager._create_grammar) == ["self", "request"], VERSION
     assert parameters(StructuredOutputManager._get_reasoner) == ["self", "request"], VERSION
     assert parameters(StructuredOutputGrammar.accept_tokens) == ["self", "request_id", "tokens"], VERSION
+
+
+def test_chat_messages_and_responses_are_mended_by_subclasses() -> None:
+    """Methods that are overridden, and what they are given; attributes that are set."""
+    chat, messages, responses = (
+        internals.OpenAIServingChat,
+        internals.AnthropicServingMessages,
+        internals.OpenAIServingResponses,
+    )
+    assert issubclass(messages, chat), VERSION
+    assert parameters(chat.chat_completion_full_generator)[:3] == ["self", "request", "result_generator"], VERSION
+    assert "self.parser_cls = " in inspect.getsource(chat.__init__), VERSION
+    assert parameters(messages.message_stream_converter) == ["self", "generator"], VERSION
+    assert parameters(messages.messages_full_converter) == ["self", "generator"], VERSION
+    assert parameters(messages.to_chat_completion_request)[0] == "anthropic_request", VERSION
+    assert parameters(messages.count_tokens)[:2] == ["self", "request"], VERSION
+    rendered = parameters(responses._render_resolved_response_inputs)
+    assert rendered[:3] == ["self", "request", "prev_response"], VERSION
+    for name in ("responses_full_generator", "responses_stream_generator", "create_error_response", "_check_model"):
+        assert callable(getattr(responses, name)), (VERSION, name)
+    made = inspect.getsource(responses.__init__)
+    assert "self.parser = " in made and "self.response_store" in made, VERSION
+    fields = internals.ResponsesRequest.model_fields
+    assert {"request_id", "store", "previous_response_id", "chat_template_kwargs"} <= set(fields), VERSION
+
+
+def test_a_parser_reads_an_answer_whole_and_by_tokens() -> None:
+    parser = internals.Parser
+    whole = ["self", "model_output", "request", "enable_auto_tools", "model_output_token_ids"]
+    assert parameters(parser.parse) == whole, VERSION
+    streamed = ["self", "delta_text", "delta_token_ids", "request", "prompt_token_ids", "finished"]
+    assert parameters(parser.parse_delta) == streamed, VERSION
+    assert callable(parser.set_prompt_token_ids), VERSION
