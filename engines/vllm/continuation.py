@@ -51,7 +51,8 @@ class CallTokens:
 
     def note(self, output: RequestOutput) -> None:
         """The application is given an output."""
-        self._meter.completion_tokens += sum(len(each.token_ids) for each in output.outputs)
+        for each in output.outputs:
+            self._meter.completion_tokens += len(each.token_ids)
         if self.continuable:
             [completion] = output.outputs
             if completion.finish_reason in _BROKEN_OFF:

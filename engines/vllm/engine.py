@@ -49,7 +49,7 @@ from engines.vllm.internals import (
     tokenize_text,
 )
 from engines.vllm.logging import EngineLog
-from engines.vllm.openai_answer import OpenAIAnswers, is_error, names_to_replace
+from engines.vllm.openai_answer import OpenAIAnswers, is_error, may_refuse_late, names_to_replace
 from engines.vllm.openai_app import OpenAIApp
 from engines.vllm.resume import ResumedText
 from engines.vllm.starter import StarterThread
@@ -212,7 +212,11 @@ class VllmEngine(Engine):
                         yield refusal
                         yield HttpPart(body)
                         return
-                    head = part
+                    if may_refuse_late(call):
+                        head = part
+                    else:
+                        # At once: who relays it gets ready while the engine begins.
+                        yield part
                     continue
                 if is_error(part.data):
                     if head is not None:

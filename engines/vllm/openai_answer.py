@@ -19,6 +19,8 @@ _DATA = b"data: "
 _ERRORS = (b'data: {"error"', b"event: error\n")
 #: How vLLM refuses a form that it cannot compile; what follows is its library's own state.
 _UNTOLD = ("Invalid grammar specification", "Grammar error")
+#: Members that ask for a form.
+_FORMS = (b'"response_format"', b'"structured_outputs"', b'"tools"', b'"output_config"', b'"text":{')
 #: vLLM's words for a body that pydantic refused: where, and what is wrong there.
 _VALIDATION = re.compile(r"'loc': 'body\.?([^']*)', 'msg': (?:'([^']*)'|\"([^\"]*)\")")
 _PARAMETER = re.compile(r" \(parameter=[^()]*\)$")
@@ -87,6 +89,11 @@ class OpenAIAnswers:
         code = error.get("code")
         word = code if isinstance(code, str) and not code.isdigit() else None
         return status, openai_error(_PARAMETER.sub("", message), status, param, word)
+
+
+def may_refuse_late(call: HttpCall) -> bool:
+    """Whether vLLM may begin the stream of an answer and refuse it only then: forms are compiled once it has begun."""
+    return any(word in call.body for word in _FORMS)
 
 
 def is_error(part: bytes) -> bool:

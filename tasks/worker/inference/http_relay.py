@@ -55,11 +55,11 @@ async def relay(
         seam = Seam(delivered.body)
         if kept is not None:
             kept.saw_before(delivered.body)
-    started, head = time.monotonic(), HttpStart(200, delivered.content_type)
+    started, status, streamed = time.monotonic(), 200, delivered.content_type.startswith(_STREAM)
     async with aclosing(engine.openai(call)) as parts:
         async for part in parts:
             if isinstance(part, HttpStart):
-                head = part
+                status, streamed = part.status, part.content_type.startswith(_STREAM)
                 if part.status >= 400:
                     if seam is not None:
                         raise CannotContinue
@@ -74,8 +74,7 @@ async def relay(
                 part = joined
             if part.data.startswith(_ERROR_EVENTS):
                 refused()
-            streamed = head.content_type.startswith(_STREAM)
-            if kept is not None and head.status == 200 and kept.saw(part.data, streamed):
+            if kept is not None and status == 200 and kept.saw(part.data, streamed):
                 # Before the client can see it, and go on from it.
                 await kept.save()
             count(started)
