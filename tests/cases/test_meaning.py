@@ -114,7 +114,7 @@ def test_28_the_other_endpoints(client: Client) -> None:
     assert client.post("/v1/completions", {"model": "demo"}, native=False).json()["error"]["param"] == "prompt"
     for_another_task = client.post("/v1/embeddings", {"model": "demo", "input": "x"}, native=False)
     assert for_another_task.status_code == 400 and "embed" in for_another_task.json()["error"]["message"]
-    for path in ("/v1/moderations", "/v1/responses", "/v1/audio/speech"):
+    for path in ("/v1/moderations", "/v1/images/generations", "/v1/audio/speech"):
         missing = client.post(path, {"model": "demo", "input": "x"}, native=False)
         assert missing.status_code == 404
         assert "/v1/completions" in missing.json()["error"]["message"]
