@@ -6,6 +6,7 @@ from typing import Any
 
 import redis
 
+from engines.registry import DEFAULT_ALIAS
 from services.access import Access
 from services.errors import InvalidRequest, ResponseNotFound
 from services.inference.responses_body import PATH, response_id
@@ -57,7 +58,7 @@ class ResponsesService:
             self.store.begin(stored)
 
         return OpenAIRequest(
-            model or "default",
+            model or DEFAULT_ALIAS,
             PATH,
             {**body, "input": items},
             model is not None,
@@ -153,8 +154,8 @@ class ResponsesService:
             end = last.json() if last is not None else {}
             status = "cancelled" if end.get("outcome") == Outcome.CANCELLED else "failed"
             if status == "failed":
-                told = end.get("error", {}).get("message", "The response was lost")
-                error = response_error({"type": "server_error", "message": told})
+                message = end.get("error", {}).get("message", "The response was lost")
+                error = response_error({"type": "server_error", "message": message})
         known = {"parallel_tool_calls": True, "tool_choice": "auto", "tools": [], "metadata": {}, **stored.outline}
         return {"id": stored.id, "object": "response", **known, "status": status, "error": error, "output": []}
 

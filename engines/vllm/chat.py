@@ -7,7 +7,7 @@ from dataclasses import replace
 from typing import Any
 
 from engines.types import HttpCall, HttpPart
-from engines.vllm.cut_answers import read_cut_answers
+from engines.vllm.cut_answers import mark_cut, read_cut_answers
 from engines.vllm.internals import (
     ChatCompletionRequest,
     ChatCompletionResponse,
@@ -34,7 +34,9 @@ class Chat(OpenAIServingChat):
 
         async def outputs() -> AsyncIterator[RequestOutput]:
             async for output in result_generator:
-                ends.update({each.index: each.finish_reason for each in output.outputs})
+                for each in output.outputs:
+                    ends[each.index] = each.finish_reason
+                    mark_cut(each)
                 yield output
 
         response = await super().chat_completion_full_generator(request, outputs(), *args, **kwargs)

@@ -9,6 +9,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from tokenizers.decoders import DecodeStream
+from vllm.outputs import CompletionOutput
 
 from engines.vllm.internals import FunctionCall, Parser
 
@@ -16,6 +17,18 @@ log = logging.getLogger(__name__)
 
 #: Thoughts, text and calls of an answer.
 _Parsed = tuple[str | None, str | None, list[FunctionCall] | None]
+
+
+class CutText(str):
+    """The text of an answer that ``max_tokens`` cut. vLLM hands its parsers the text alone."""
+
+    __slots__ = ()
+
+
+def mark_cut(output: CompletionOutput) -> None:
+    """Let the parser of a whole answer know whether it was cut."""
+    if output.finish_reason == "length":
+        output.text = CutText(output.text)
 
 
 def read_cut_answers(parser_class: type[Parser] | None) -> type[Parser] | None:
@@ -39,18 +52,13 @@ def read_cut_answers(parser_class: type[Parser] | None) -> type[Parser] | None:
             enable_auto_tools: bool = False,
             model_output_token_ids: Sequence[int] = (),
         ) -> Any:
-            if request.tools and _was_cut(self._own_tokenizer, model_output_token_ids):
+            if request.tools and isinstance(model_output, CutText):
                 found = _read(self, model_output, request, list(model_output_token_ids))
                 if found is not None:
                     return found
-            return super().parse(model_output, request, enable_auto_tools, model_output_token_ids)
+            return super().parse(str(model_output), request, enable_auto_tools, model_output_token_ids)
 
     return CutAnswers
-
-
-def _was_cut(tokenizer: Any, tokens: Sequence[int]) -> bool:
-    """Whether an answer has not ended by itself."""
-    return bool(tokens) and tokens[-1] != getattr(tokenizer, "eos_token_id", None)
 
 
 def _read(parser: Any, text: str, request: Any, tokens: list[int]) -> _Parsed | None:

@@ -59,7 +59,7 @@ class OpenAIAnswers:
 
     async def late_refusal(self, call: HttpCall, event: bytes) -> tuple[HttpStart, bytes]:
         """Return the refusal that the first event of a stream tells: nothing has gone out yet."""
-        error = _error_in(event.partition(b"\n\n")[0].rpartition(_DATA)[2]) or {}
+        error = _error_in(event.partition(b"\n\n")[0].partition(_DATA)[2]) or {}
         code = error.get("code")
         status, document = await self._explain(call, code if isinstance(code, int) and code >= 400 else 500, error)
         return HttpStart(status, "application/json"), encode(document)

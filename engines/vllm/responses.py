@@ -5,13 +5,15 @@ Earlier turns are part of the input here, so that any worker can go on from them
 
 import contextlib
 import json
+import logging
 import time
 from collections.abc import AsyncGenerator
+from http import HTTPStatus
 from typing import Any, Literal
 
 from fastapi.responses import JSONResponse
 
-from engines.vllm.cut_answers import read_cut_answers
+from engines.vllm.cut_answers import mark_cut, read_cut_answers
 from engines.vllm.internals import (
     ErrorResponse,
     OpenAIServingResponses,
@@ -19,6 +21,8 @@ from engines.vllm.internals import (
     ResponsesRequest,
     ResponsesResponse,
 )
+
+log = logging.getLogger(__name__)
 
 _CUT = "incomplete"
 _BEGINNINGS = ("response.created", "response.in_progress")
@@ -31,6 +35,12 @@ class Responses(OpenAIServingResponses):
         self, request: ResponsesRequest, prev_response: Any, **options: Any
     ) -> Any:
         return await super()._render_resolved_response_inputs(request, None, **options)
+
+    def _make_response_output_items(
+        self, request: ResponsesRequest, final_output: Any, *args: Any, **kwargs: Any
+    ) -> Any:
+        mark_cut(final_output)
+        return super()._make_response_output_items(request, final_output, *args, **kwargs)
 
     async def responses_full_generator(self, *args: Any, **kwargs: Any) -> ErrorResponse | ResponsesResponse:
         """As vLLM's own; the item that was cut is incomplete too."""
@@ -71,7 +81,10 @@ class Responses(OpenAIServingResponses):
             async for event in super().responses_stream_generator(*args, **kwargs):
                 yield event
         except Exception as error:
-            yield _Failure(self.create_error_response(error))
+            response = self.create_error_response(error)
+            if response.error.code >= HTTPStatus.INTERNAL_SERVER_ERROR:
+                log.exception("A response failed in mid-stream", extra={"response_id": args[0].request_id})
+            yield _Failure(response)
 
     async def count_tokens(self, request: ResponsesRequest) -> Any:
         """Return how many tokens the input has, or vLLM's refusal."""

@@ -120,11 +120,9 @@ class Admission:
                 kept_as=response_id(request_id) if request.on_record else None,
                 priority=HIGHEST_PRIORITY if request.light else prepared.priority,
             )
-            if request.on_record:
-                request.on_record(record)
             return record, route
 
-        return self._begin_once(context, request.body, make_record)
+        return self._begin_once(context, request.body, make_record, request.on_record)
 
     def _require_task(self, spec: ModelSpec, tasks: tuple[str, ...], field: str) -> None:
         if spec.task in tasks:
@@ -145,8 +143,9 @@ class Admission:
         context: RequestContext,
         body: dict[str, Any],
         make_record: Callable[[], tuple[RequestRecord, Route]],
+        on_record: Callable[[RequestRecord], None] | None = None,
     ) -> Submission:
-        """Return the request that the caller's idempotency key began, else a new one."""
+        """Return the request that the caller's idempotency key began, else a new one, shown to ``on_record``."""
         name = self._idempotency.name_of(context)
         begun = self._load(self._idempotency.find(name, body))
         if begun is not None and name is not None:
@@ -163,6 +162,8 @@ class Admission:
             faster = self._load(self._idempotency.remember(name, record.id, body, lifetime))
             if faster is not None:
                 return Submission(faster, None)
+        if on_record is not None:
+            on_record(record)
         return Submission(record, route, name)
 
     def _was_lost(self, record: RequestRecord) -> bool:

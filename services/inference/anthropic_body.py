@@ -8,14 +8,12 @@ from typing import Any
 from engines.model_spec import GenerationDefaults, ModelSpec
 from services.errors import InvalidRequest
 from services.inference.generation_defaults import OPENAI
-from services.inference.openai_body import PreparedBody, require_tools
+from services.inference.openai_body import PreparedBody, require_tools, unreadable
 
 #: What Anthropic's body can say of sampling, where the client says nothing.
 _SAMPLING = {name: OPENAI[name] for name in ("temperature", "top_p")}
 #: Blocks that vLLM reads, or passes over with reason.
 _BLOCKS = ("text", "tool_use", "tool_result", "thinking", "redacted_thinking", "tool_addition", "tool_removal")
-#: What stands for a part of a tool's answer that the model cannot read: a refusal would end the session for good.
-_UNREADABLE = "[{} that this model cannot read]"
 
 
 def prepare(body: dict[str, Any], spec: ModelSpec) -> PreparedBody:
@@ -109,7 +107,7 @@ def _result(block: dict[str, Any], field: str) -> str:
 
 def _readable(part: dict[str, Any]) -> str:
     text = _text_of(part)
-    return _UNREADABLE.format(part.get("type") or "part") if text is None else text
+    return unreadable(part) if text is None else text
 
 
 def _text_of(part: dict[str, Any]) -> str | None:

@@ -60,6 +60,11 @@ def prepare_text(body: dict[str, Any], spec: ModelSpec) -> PreparedBody:
     return PreparedBody(given, 0)
 
 
+def unreadable(part: dict[str, Any]) -> str:
+    """Return what stands for a part of a tool's answer that the model cannot read: a refusal would end the session."""
+    return f"[{part.get('type') or 'part'} that this model cannot read]"
+
+
 def _with_arguments(message: dict[str, Any]) -> dict[str, Any]:
     """Return a turn whose calls have arguments: some clients send null for none, back and for ever."""
     calls = message.get("tool_calls")

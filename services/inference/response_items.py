@@ -8,7 +8,7 @@ from typing import Any
 
 from engines.model_spec import ModelSpec
 from services.errors import InvalidRequest
-from services.inference.openai_body import require_text
+from services.inference.openai_body import require_text, unreadable
 
 Item = dict[str, Any]
 
@@ -21,8 +21,6 @@ _KNOWN = (
     "custom_tool_call",
     "custom_tool_call_output",
 )
-#: What stands for a part of a tool's answer that the model cannot read: a refusal would end the session for good.
-_UNREADABLE = "[{} that this model cannot read]"
 
 
 def readable(items: list[Item], spec: ModelSpec) -> list[Item]:
@@ -84,5 +82,5 @@ def _text(part: Any) -> str:
         for name in ("text", "refusal"):
             if isinstance(part.get(name), str):
                 return str(part[name])
-        return _UNREADABLE.format(part.get("type") or "part")
+        return unreadable(part)
     return ""

@@ -58,10 +58,10 @@ def transcripts(rounds: int, seed: int = 0) -> Iterator[tuple[Messages, bool, tu
         for question, said in WITHOUT_TOOLS.items():
             yield [*_before(rng), _user(question)], rng.random() < 0.3, said
         name = rng.choice(NAMES)
-        told = [_user(f"My name is {name}."), {"role": "assistant", "content": f"Hello {name}."}]
-        yield [*_before(rng), told[0]], rng.random() < 0.2, ("A name.", f"Hello {name}.")
+        named = [_user(f"My name is {name}."), {"role": "assistant", "content": f"Hello {name}."}]
+        yield [*_before(rng), named[0]], rng.random() < 0.2, ("A name.", f"Hello {name}.")
         between = [] if rng.random() < 0.4 else _small_talk(rng)
-        yield [*told, *between, _user("What is my name?")], rng.random() < 0.2, ("I know it.", f"Your name is {name}.")
+        yield [*named, *between, _user("What is my name?")], rng.random() < 0.2, ("I know it.", f"Your name is {name}.")
         for _ in range(3):
             yield [*_before(rng), _user(_babble(rng))], rng.random() < 0.4, ANYTHING
 

@@ -220,6 +220,15 @@ def test_a_form_begins_after_the_thoughts(raw: httpx.Client, more: dict[str, Any
     assert set(json.loads(found["message"]["content"])) == {"n"}
 
 
+@pytest.mark.parametrize("stream", [False, True], ids=["whole", "streamed"])
+def test_a_form_that_cannot_be_compiled(raw: httpx.Client, stream: bool) -> None:
+    """Also where what is wrong looks like the field of an event."""
+    form = {"type": "json_schema", "json_schema": {"name": "s", "schema": {"type": "data: x"}}}
+    answer = raw.post("/chat/completions", json=asked("x", response_format=form, stream=stream))
+    assert answer.status_code == 400, answer.text
+    assert answer.json()["error"]["param"] == "response_format.json_schema.schema", answer.text
+
+
 BAD_CHOICES: list[Any] = ["any", {"type": "function", "function": {"name": "zz"}}, {"type": "function", "name": "f"}]
 
 
@@ -266,8 +275,8 @@ def test_the_terminal_entry_tells_what_was_used(stack: Stack, raw: httpx.Client)
         if body.get("stream"):
             assert usage["completion_tokens"] == 10
         else:
-            told = answer.json()["usage"]
-            assert usage == {name: told[name] for name in ("prompt_tokens", "completion_tokens", "total_tokens")}
+            counts = answer.json()["usage"]
+            assert usage == {name: counts[name] for name in ("prompt_tokens", "completion_tokens", "total_tokens")}
 
 
 def test_texts_become_tokens_and_back(stack: Stack, raw: httpx.Client) -> None:

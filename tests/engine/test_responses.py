@@ -2,6 +2,7 @@
 
 import json
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from importlib.util import find_spec
 from typing import Any
 
@@ -304,6 +305,15 @@ def test_a_refused_request_is_no_response(stack: Stack, client: openai.OpenAI) -
         with pytest.raises(openai.BadRequestError):
             client.responses.create(**asked("x", **body) if "input" not in body else {**asked("x"), **body})
     assert set(stack.client.keys("cy:resp:*")) == kept
+
+
+def test_calls_at_once_with_one_idempotency_key_are_one_response(stack: Stack, client: openai.OpenAI) -> None:
+    kept = set(stack.client.keys("cy:resp:*"))
+    body = asked("x", extra_headers={"Idempotency-Key": "once"}, max_output_tokens=3)
+    with ThreadPoolExecutor(6) as pool:
+        made = list(pool.map(lambda _: client.responses.create(**body), range(6)))
+    assert len({response.id for response in made}) == 1
+    assert len(set(stack.client.keys("cy:resp:*")) - kept) == 1
 
 
 def test_a_response_can_be_gone_on_from_at_its_last_event(client: openai.OpenAI) -> None:

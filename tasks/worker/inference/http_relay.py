@@ -46,7 +46,7 @@ async def relay(
         if not delivered.content_type.startswith(_STREAM):
             # It is one part, and whole.
             if kept is not None:
-                kept.saw(delivered.body, streamed=False)
+                kept.observe(delivered.body, streamed=False)
                 await kept.save()
             await writer.end(outcomes.finished(None, usage_of(delivered.body)))
             return
@@ -54,7 +54,7 @@ async def relay(
         call = replace(call, delivered=decode_portions(delivered.body_tokens))
         seam = Seam(delivered.body)
         if kept is not None:
-            kept.saw_before(delivered.body)
+            kept.observe_delivered(delivered.body)
     started, status, streamed = time.monotonic(), 200, delivered.content_type.startswith(_STREAM)
     async with aclosing(engine.openai(call)) as parts:
         async for part in parts:
@@ -74,7 +74,7 @@ async def relay(
                 part = joined
             if part.data.startswith(_ERROR_EVENTS):
                 refused()
-            if kept is not None and status == 200 and kept.saw(part.data, streamed):
+            if kept is not None and status == 200 and kept.observe(part.data, streamed):
                 # Before the client can see it, and go on from it.
                 await kept.save()
             count(started)
@@ -97,9 +97,9 @@ def _join(seam: Seam, part: HttpPart) -> HttpPart | None:
 def usage_of(body: bytes) -> dict[str, int] | None:
     """Return the counts that a whole answer tells, in OpenAI's words or Anthropic's; None where it tells none."""
     try:
-        told = json.loads(body)["usage"]
-        prompt = told.get("prompt_tokens", told.get("input_tokens"))
-        completion = told.get("completion_tokens", told.get("output_tokens", 0))
+        usage = json.loads(body)["usage"]
+        prompt = usage.get("prompt_tokens", usage.get("input_tokens"))
+        completion = usage.get("completion_tokens", usage.get("output_tokens", 0))
         return Usage(int(prompt), int(completion or 0)).to_dict()
     except (ValueError, KeyError, TypeError, AttributeError):
         return None

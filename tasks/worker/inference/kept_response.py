@@ -22,12 +22,12 @@ class KeptResponse:
         self._begun: dict[str, Any] = {}
         self._result: bytes | None = None
 
-    def saw_before(self, events: bytes) -> None:
+    def observe_delivered(self, events: bytes) -> None:
         """What an earlier worker has delivered of a stream."""
         for event in events.split(b"\n\n"):
-            self.saw(event, streamed=True)
+            self.observe(event, streamed=True)
 
-    def saw(self, part: bytes, streamed: bool) -> bool:
+    def observe(self, part: bytes, streamed: bool) -> bool:
         """A part of the answer: an event, or the whole of it. Return whether the response is there to be kept."""
         if not streamed:
             self._result = part

@@ -17,10 +17,10 @@ def test_it_does_not_begin_below_what_was_left(tmp_path: Path, capsys: pytest.Ca
     part.rename(tmp_path / "weights")
     progress.start()
     try:
-        ends, told = time.monotonic() + 10, ""
-        while not told and time.monotonic() < ends:
-            told += capsys.readouterr().out
+        ends, output = time.monotonic() + 10, ""
+        while not output and time.monotonic() < ends:
+            output += capsys.readouterr().out
             time.sleep(0.01)
     finally:
         progress.stop()
-    assert json.loads(told.splitlines()[0]) == {"have": 910, "total": 1000}
+    assert json.loads(output.splitlines()[0]) == {"have": 910, "total": 1000}

@@ -22,17 +22,17 @@ def data_of(events: bytes) -> dict[str, object]:
 
 
 def test_openai_s_streams_end_with_done() -> None:
-    told = OpenAIDialect().error(LOST)
-    assert told.endswith(b"\n\ndata: [DONE]\n\n")
-    assert json.loads(told.split(b"\n\n")[0].removeprefix(b"data: "))["error"]["message"] == "The worker was lost"
+    sent = OpenAIDialect().error(LOST)
+    assert sent.endswith(b"\n\ndata: [DONE]\n\n")
+    assert json.loads(sent.split(b"\n\n")[0].removeprefix(b"data: "))["error"]["message"] == "The worker was lost"
 
 
 def test_an_error_behind_other_events_is_anthropic_s() -> None:
     before = event("content_block_delta", index=0)
     with Flask(__name__).test_request_context():
-        told = AnthropicDialect().pass_on(before + WORKERS_ERROR)
-        assert told.startswith(before)
-        found = data_of(told)
+        sent = AnthropicDialect().pass_on(before + WORKERS_ERROR)
+        assert sent.startswith(before)
+        found = data_of(sent)
         assert (found["type"], set(found)) == ("error", {"type", "error", "request_id"})
         assert found["error"] == {"type": "invalid_request_error", "message": "text: no such form"}
         assert data_of(AnthropicDialect().error(LOST))["error"] == {
@@ -44,8 +44,8 @@ def test_an_error_behind_other_events_is_anthropic_s() -> None:
 def test_a_response_fails_with_its_own_id_and_the_next_number() -> None:
     dialect = ResponsesDialect()
     dialect.pass_on(event("response.created", response={"id": "resp_1", "status": "in_progress"}))
-    told = dialect.pass_on(event("response.in_progress") + event("x") + WORKERS_ERROR)
-    found = data_of(told)
+    sent = dialect.pass_on(event("response.in_progress") + event("x") + WORKERS_ERROR)
+    found = data_of(sent)
     assert (found["type"], found["sequence_number"]) == ("response.failed", 3)
     assert found["response"] == {
         "id": "resp_1",
@@ -60,8 +60,8 @@ def test_what_has_come_is_left_out_wherever_it_was_cut() -> None:
     events = [event("x", number=number) for number in range(4)]
     for received in range(6):
         dialect = Skipping(OpenAIDialect(), received)
-        told = dialect.pass_on(events[0] + events[1]) + dialect.pass_on(events[2]) + dialect.pass_on(events[3])
-        assert told == b"".join(events[received:])
+        sent = dialect.pass_on(events[0] + events[1]) + dialect.pass_on(events[2]) + dialect.pass_on(events[3])
+        assert sent == b"".join(events[received:])
     # Who has had the error is not told it again.
     dialect = Skipping(OpenAIDialect(), 6)
     assert b"".join(map(dialect.pass_on, events)) + dialect.error(LOST) == b""
