@@ -53,15 +53,13 @@ class Responses(OpenAIServingResponses):
 
     async def responses_stream_generator(self, *args: Any, **kwargs: Any) -> AsyncGenerator[Any, None]:
         """As vLLM's own; an answer that was cut ends with the event for that."""
-        # Whether the last item was cut is told by what follows it.
+        # The last item waits for what follows it: where it was cut, it is marked by then, as part of the whole.
         item_done: Any = None
         async for event in self._events(*args, **kwargs):
             ended = isinstance(event, ResponseCompletedEvent) and event.response.status == _CUT
             if event.type in _BEGINNINGS:
                 _complete(event.response)
             if item_done is not None:
-                if ended:
-                    _cut(item_done.item)
                 yield item_done
                 item_done = None
             if event.type == "response.output_item.done":

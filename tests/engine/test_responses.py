@@ -146,7 +146,8 @@ def test_an_answer_that_was_cut_says_so(client: openai.OpenAI, stream: bool) -> 
     for question, kind in ((transcripts.STORY, "reasoning"), (transcripts.COUNT, "message")):
         found: Any = client.responses.create(**asked(question, max_output_tokens=30), stream=stream)
         if stream:
-            last = list(found)[-1]
+            *_, closed, last = found
+            assert (closed.type, closed.item.status) == ("response.output_item.done", "incomplete")
             assert last.type == "response.incomplete"
             found = last.response
         assert found.status == "incomplete"
