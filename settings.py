@@ -126,6 +126,20 @@ class Settings:
         "the folder that an `outputDir` lies in",
         shown="`var/outputs`",
     )
+    files_root: Path = _var(
+        "CY_LLM_FILES_ROOT",
+        ROOT / "var" / "files",
+        env.path,
+        "the folder of files that clients upload (`/v1/files`); front doors, training workers and `cpu-work` share it",
+        shown="`files` in `CY_LLM_VAR`",
+    )
+    max_file_bytes: int = _var(
+        "CY_LLM_MAX_FILE_BYTES", 512 * 1024 * 1024, _BYTES, "largest file that a client may upload to `/v1/files`"
+    )
+    max_files: int = _var("CY_LLM_MAX_FILES", 10_000, _COUNT, "files that one tenant may keep")
+    max_stored_bytes: int = _var(
+        "CY_LLM_MAX_STORED_BYTES", 100 * 2**30, _BYTES, "what the files of one tenant may hold together"
+    )
     trainable_models: tuple[str, ...] = _var(
         "CY_LLM_TRAINABLE_MODELS",
         (),
@@ -291,6 +305,8 @@ class Settings:
             )
         if not env.is_given(os.environ, "DATABASE_URL"):
             values["database_url"] = sqlite_address(values["var"] / "cy-llm.db")
+        if not env.is_given(os.environ, "CY_LLM_FILES_ROOT"):
+            values["files_root"] = values["var"] / "files"
         return cls(**values)
 
     @classmethod

@@ -8,6 +8,7 @@ from engines.catalogue import merge
 from engines.registry import load_registry
 from services.access import Access
 from services.adapters import AdapterService
+from services.files import FileService
 from services.health import HealthService
 from services.idempotency import Idempotency
 from services.inference.admission import Admission
@@ -23,7 +24,10 @@ from services.responses import ResponsesService
 from services.training.checks import TrainingChecks
 from services.training.dataset_check import DatasetChecker
 from services.training.service import TrainingService
+from services.uploads import UploadService
 from settings import Settings
+from store.files.files import FileStore
+from store.files.uploads import UploadStore
 from store.installation import InstallationClaim
 from store.model_revision import RevisionWatcher
 from store.redis.client import connect
@@ -54,6 +58,8 @@ class Services:
     inference: InferenceService
     responses: ResponsesService
     training: TrainingService
+    files: FileService
+    uploads: UploadService
     health: HealthService
     client: redis.Redis
     claim: InstallationClaim
@@ -90,6 +96,8 @@ class Services:
         watcher = RevisionWatcher(client, models.refresh)
         watcher.start(models.state.revision)
         idempotency = Idempotency(client)
+        file_store = FileStore(sessions, settings.files_root)
+        files = FileService(settings, file_store, access, limits)
         checks = TrainingChecks(settings, models, adapters, jobs, access, DatasetChecker(settings, client))
         return cls(
             settings=settings,
@@ -107,6 +115,8 @@ class Services:
                 ResponseStore(client, settings.response_ttl, settings.max_responses), access, client
             ),
             training=TrainingService(client, access, limits, checks, jobs, idempotency, lifecycle, settings.keepalive),
+            files=files,
+            uploads=UploadService(UploadStore(sessions, file_store), files, access, limits),
             health=HealthService(client, presence, lifecycle, settings.max_queue_size),
             client=client,
             claim=claim,

@@ -115,6 +115,22 @@ class AdapterNotFound(NotFound):
         super().__init__(description, [Detail("adapter_not_found", "adapter", description)])
 
 
+class FileNotFound(NotFound):
+    """No such file, or it has expired."""
+
+    def __init__(self, file_id: str, field: str = "id") -> None:
+        description = f"No such File object: {file_id}"
+        super().__init__(description, [Detail("file_not_found", field, description)])
+
+
+class UploadNotFound(NotFound):
+    """No such upload."""
+
+    def __init__(self, upload_id: str) -> None:
+        description = f"No such Upload object: {upload_id}"
+        super().__init__(description, [Detail("upload_not_found", "upload_id", description)])
+
+
 class JobNotFound(NotFound):
     """No such training job."""
 
@@ -169,6 +185,14 @@ class CheckBusy(Unavailable):
     def __init__(self) -> None:
         description = "Other data sets are being checked; try again shortly"
         super().__init__(description, [Detail("dataset_check_busy", "", description)], 5)
+
+
+class StorageFailed(Unavailable):
+    """A file cannot be written, or read, now."""
+
+    def __init__(self) -> None:
+        description = "The service cannot write to, or read from, its files now; try again shortly"
+        super().__init__(description, [Detail("storage_failed", "", description)], 30)
 
 
 class ServerStopping(Unavailable):

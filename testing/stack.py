@@ -131,6 +131,7 @@ class Stack:
             "CY_LLM_GRPC_PORT": str(self.grpc_port),
             "CY_LLM_HOST": "127.0.0.1",
             "CY_LLM_DRAIN_SECONDS": "20",
+            "CY_LLM_FILES_ROOT": str(self.folder / "files"),
             **self.env,
         }
 

@@ -51,14 +51,18 @@ class CallTokens:
 
     def note(self, output: RequestOutput) -> None:
         """The application is given an output."""
-        for each in output.outputs:
-            self._meter.completion_tokens += len(each.token_ids)
-        if self.continuable:
-            [completion] = output.outputs
-            if completion.finish_reason in _BROKEN_OFF:
-                self.continuable = False
-                return
-            self._noted.append(Portion(tuple(completion.token_ids), completion.finish_reason, completion.stop_reason))
+        # Once for every output of every stream.
+        if not self.continuable:
+            for each in output.outputs:
+                self._meter.completion_tokens += len(each.token_ids)
+            return
+        [completion] = output.outputs
+        tokens, reason = tuple(completion.token_ids), completion.finish_reason
+        self._meter.completion_tokens += len(tokens)
+        if reason in _BROKEN_OFF:
+            self.continuable = False
+            return
+        self._noted.append(Portion(tokens, reason, completion.stop_reason))
 
     def take(self) -> tuple[Portion, ...]:
         """Return what was given to the application since the last call."""

@@ -120,11 +120,11 @@ def test_folders_of_deleted_adapters_go_once_nobody_uses_them(
     adapters = AdapterStore(sessions, tmp_path / "adapters")
     kept, gone = (add_adapter(sessions, adapters, tmp_path / "made", name) for name in ("kept", "gone"))
     adapters.delete("gone", None, "acme")
-    settings = Settings(adapters_root=adapters.root)
+    settings = Settings(adapters_root=adapters.root, files_root=adapters.root.parent / "files")
     runner = BackgroundRunner(HandlerContext(settings, sessions), "r1")
     first = jobs.create("expire", {}).id
     runner.run(first)
-    assert state(jobs, first) == ("completed", "0 adapters, 0 jobs")
+    assert state(jobs, first) == ("completed", "0 adapters, 0 files, 0 jobs")
     assert (adapters.root / gone.path).is_dir()
     with sessions.begin() as session:
         past = now() - timedelta(seconds=settings.request_timeout + settings.stream_ttl + 1)

@@ -13,7 +13,7 @@ from alembic.migration import MigrationContext
 from alembic.script import ScriptDirectory
 
 from settings import ROOT
-from store.sql import db
+from store.sql import db, file_tables  # noqa: F401 (its tables belong to the metadata)
 from store.sql.tables import Base
 from tests.conftest import require
 

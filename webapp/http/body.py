@@ -7,9 +7,10 @@ to its end (within bounds) all the same: left in the socket, it would be taken f
 import threading
 import time
 import zlib
-from typing import Any
+from collections.abc import Callable
+from typing import Any, TypeVar
 
-from flask import Flask, g, request
+from flask import Flask, current_app, g, request
 from werkzeug.exceptions import ClientDisconnected, RequestEntityTooLarge
 
 from services.errors import InvalidRequest
@@ -27,6 +28,9 @@ _PART = 64 * 1024
 _GZIP, _ZLIB, _RAW = 31, 15, -15
 _ENCODINGS = ("gzip", "deflate")
 _MAX_MEMBERS = 16
+_STREAMED = "cy_llm_streamed_body"
+
+View = TypeVar("View", bound=Callable[..., Any])
 
 
 class ReadDeadlines:
@@ -71,7 +75,7 @@ class ReadDeadlines:
                         stop()
 
 
-_deadlines = ReadDeadlines()
+deadlines = ReadDeadlines()
 
 
 def install(app: Flask) -> None:
@@ -79,10 +83,18 @@ def install(app: Flask) -> None:
     app.before_request(read_early)
 
 
+def streamed(view: View) -> View:
+    """Mark a view that reads its body itself, piece by piece: see ``webapp.http.body_stream``."""
+    setattr(view, _STREAMED, True)
+    return view
+
+
 def read_early() -> None:
     """Read the body of a call that has one, before its view is called."""
     if request.method in ("POST", "PUT", "PATCH") and request.url_rule is not None:
-        read()
+        view = current_app.view_functions.get(request.endpoint or "")
+        if not getattr(view, _STREAMED, False):
+            read()
 
 
 def read() -> bytes:
@@ -94,7 +106,7 @@ def read() -> bytes:
 
 
 def _receive() -> bytes:
-    me = _deadlines.begin()
+    me = deadlines.begin()
     try:
         raw = request.get_data(cache=False)
         limit = request.max_content_length
@@ -102,31 +114,33 @@ def _receive() -> bytes:
             # Of a body without a length werkzeug returns as much as is allowed, and says nothing of the rest.
             raise RequestEntityTooLarge
     except RequestEntityTooLarge:
-        _discard()
+        discard()
         raise
     except (ClientDisconnected, BrokenBody, OSError):
         # Where the next request would begin is not known.
         stop_reading(request.environ)()
-        if _deadlines.end(me):
-            raise _too_slow() from None
-        raise InvalidRequest.of(
-            "incomplete_body", "", "The body is framed wrongly, or ended before its announced length"
-        ) from None
+        raise (too_slow() if deadlines.end(me) else incomplete()) from None
     finally:
-        late = _deadlines.end(me)
+        late = deadlines.end(me)
     if late:
-        raise _too_slow()
+        raise too_slow()
     return raw
 
 
-def _too_slow() -> HttpError:
+def incomplete() -> InvalidRequest:
+    """The client left in the middle of its body, or framed it wrongly."""
+    return InvalidRequest.of("incomplete_body", "", "The body is framed wrongly, or ended before its announced length")
+
+
+def too_slow() -> HttpError:
+    """The body, or a piece of it, took too long."""
     description = f"The body did not arrive within {READ_SECONDS:.0f} seconds"
     failure = Failure(Code.INVALID_REQUEST, description, (Detail("request_timeout", "", description),))
     return HttpError(failure, 408)
 
 
-def _discard() -> None:
-    """Read on, past what is too large."""
+def discard() -> None:
+    """Read on, past what is too large, or refused: left in the socket it would be taken for the next request."""
     stream, left = request.environ["wsgi.input"], _DISCARDED_BYTES
     ends = time.monotonic() + READ_SECONDS
     try:

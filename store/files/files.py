@@ -1,0 +1,129 @@
+"""Clients' files: kept, found, listed, deleted."""
+
+import logging
+from dataclasses import dataclass
+from datetime import datetime, timedelta
+from pathlib import Path
+
+from sqlalchemy import delete, func, or_, select
+from sqlalchemy.orm import Session, sessionmaker
+from sqlalchemy.sql.elements import ColumnElement
+
+from store.files.folder import FileFolder, IncomingFile
+from store.files.ids import new_id
+from store.sql.file_tables import ClientFile
+from store.sql.tables import now
+
+log = logging.getLogger(__name__)
+
+PREFIX = "file-"
+#: A file without a row is younger than this only while it is being kept. Seconds.
+_ORPHAN_SECONDS = 3600.0
+
+
+@dataclass(frozen=True)
+class FileUse:
+    """What a tenant keeps."""
+
+    files: int
+    bytes: int
+
+
+class FileStore:
+    """All reads and writes of clients' files. A file that has expired is not there any more."""
+
+    def __init__(self, sessions: sessionmaker[Session], root: Path) -> None:
+        self._sessions = sessions
+        self.folder = FileFolder(root)
+
+    def add(
+        self,
+        incoming: IncomingFile,
+        *,
+        tenant: str,
+        owner: str,
+        purpose: str,
+        filename: str,
+        suffix: str = "",
+        keep_seconds: int | None = None,
+    ) -> ClientFile:
+        """Keep a file that was written. ``keep_seconds`` None is for ever. Raises ``OSError``, ``SQLAlchemyError``."""
+        file_id, at = new_id(PREFIX), now()
+        path = self.folder.path(file_id, suffix)
+        row = ClientFile(
+            id=file_id,
+            tenant=tenant,
+            owner=owner,
+            purpose=purpose,
+            filename=filename,
+            suffix=suffix,
+            bytes=incoming.bytes,
+            checksum=incoming.checksum,
+            created_at=at,
+            expires_at=None if keep_seconds is None else at + timedelta(seconds=keep_seconds),
+        )
+        try:
+            incoming.keep(path)
+            with self._sessions.begin() as session:
+                session.add(row)
+        except BaseException:
+            incoming.discard()
+            path.unlink(missing_ok=True)
+            raise
+        return row
+
+    def load(self, file_id: str) -> ClientFile | None:
+        with self._sessions() as session:
+            return session.scalar(select(ClientFile).where(ClientFile.id == file_id, _alive()))
+
+    def path(self, file: ClientFile) -> Path:
+        """Return where its bytes lie."""
+        return self.folder.path(file.id, file.suffix)
+
+    def page(
+        self, tenant: str | None, purpose: str | None, limit: int, after: str | None, newest_first: bool
+    ) -> tuple[list[ClientFile], bool]:
+        """Return files, and whether more follow. ``tenant`` None is everybody's; ``after`` need not exist any more."""
+        conditions: list[ColumnElement[bool]] = [_alive()]
+        if tenant is not None:
+            conditions.append(ClientFile.tenant == tenant)
+        if purpose is not None:
+            conditions.append(ClientFile.purpose == purpose)
+        if after is not None:
+            conditions.append(ClientFile.id < after if newest_first else ClientFile.id > after)
+        order = ClientFile.id.desc() if newest_first else ClientFile.id.asc()
+        with self._sessions() as session:
+            found = list(session.scalars(select(ClientFile).where(*conditions).order_by(order).limit(limit + 1)))
+        return found[:limit], len(found) > limit
+
+    def use(self, tenant: str) -> FileUse:
+        """Return what a tenant keeps now."""
+        counted = select(func.count(), func.coalesce(func.sum(ClientFile.bytes), 0)).select_from(ClientFile)
+        with self._sessions() as session:
+            files, size = session.execute(counted.where(ClientFile.tenant == tenant, _alive())).one()
+            return FileUse(int(files), int(size))
+
+    def delete(self, file: ClientFile) -> None:
+        """Delete a file. Who reads it at this moment reads it to its end."""
+        with self._sessions.begin() as session:
+            session.execute(delete(ClientFile).where(ClientFile.id == file.id))
+        self.path(file).unlink(missing_ok=True)
+
+    def purge(self) -> int:
+        """Remove files that have expired, and what a process left that was killed; return how many files expired."""
+        with self._sessions() as session:
+            expired = list(session.scalars(select(ClientFile).where(ClientFile.expires_at <= now())))
+        for file in expired:
+            self.delete(file)
+        self.folder.remove_abandoned(_ORPHAN_SECONDS)
+        for path in self.folder.stored(_ORPHAN_SECONDS):
+            with self._sessions() as session:
+                known = session.get(ClientFile, path.name.partition(".")[0]) is not None
+            if not known:
+                log.warning("A file without an owner is removed", extra={"file": path.name})
+                path.unlink(missing_ok=True)
+        return len(expired)
+
+
+def _alive(at: datetime | None = None) -> ColumnElement[bool]:
+    return or_(ClientFile.expires_at.is_(None), ClientFile.expires_at > (at or now()))
