@@ -7,9 +7,9 @@ from engines.model_spec import ModelSpec
 from services.access import Access
 from services.errors import AdapterNotFound, InvalidRequest
 from services.safe_paths import resolve_inside
-from store.sql.adapters import AdapterStore, parse_reference, reference
+from store.sql.adapters import FINE_TUNED, AdapterStore, parse_reference, reference
 from store.sql.api_keys import Principal
-from store.sql.tables import Adapter
+from store.sql.tables import Adapter, TrainingJob
 from text import decode
 
 
@@ -34,6 +34,14 @@ class AdapterService:
     def current(self, principal: Principal, models: list[str]) -> list[Adapter]:
         """Return what bare names mean to the principal's tenant, for these models."""
         return self._store.current(models, principal.tenant)
+
+    def checkpoints(self, principal: Principal) -> list[Adapter]:
+        """Return the checkpoints that can be asked by the principal's tenant, newest first."""
+        return self._store.checkpoints(principal.tenant)
+
+    def checkpoints_of(self, job: TrainingJob) -> list[Adapter]:
+        """Return the checkpoints of a job that can be asked, newest first."""
+        return self._store.checkpoints(job.tenant, job.id)
 
     def resolve(self, principal: Principal, name: str) -> Adapter | None:
         """Return what ``name`` or ``name@version`` means to the principal's tenant."""
@@ -72,7 +80,8 @@ class AdapterService:
 
     def delete(self, principal: Principal, ref: str) -> list[str]:
         """Delete ``name@version``, or all of ``name``; return their references. Raises ``AdapterNotFound``."""
-        parsed = parse_reference(ref)
+        found = self._store.resolve(ref, principal.tenant) if ref.startswith(FINE_TUNED) else None
+        parsed = (found.name, found.version) if found is not None else parse_reference(ref)
         deleted = self._store.delete(*parsed, principal.tenant) if parsed else []
         if not deleted:
             raise AdapterNotFound(ref)

@@ -24,6 +24,7 @@ from services.responses import ResponsesService
 from services.training.checks import TrainingChecks
 from services.training.dataset_check import DatasetChecker
 from services.training.service import TrainingService
+from services.training.sources import DatasetSources
 from services.uploads import UploadService
 from settings import Settings
 from store.files.files import FileStore
@@ -98,7 +99,9 @@ class Services:
         idempotency = Idempotency(client)
         file_store = FileStore(sessions, settings.files_root)
         files = FileService(settings, file_store, access, limits)
-        checks = TrainingChecks(settings, models, adapters, jobs, access, DatasetChecker(settings, client))
+        checks = TrainingChecks(
+            settings, models, adapters, jobs, access, DatasetChecker(settings, client), DatasetSources(settings, files)
+        )
         return cls(
             settings=settings,
             lifecycle=lifecycle,
@@ -114,7 +117,9 @@ class Services:
             responses=ResponsesService(
                 ResponseStore(client, settings.response_ttl, settings.max_responses), access, client
             ),
-            training=TrainingService(client, access, limits, checks, jobs, idempotency, lifecycle, settings.keepalive),
+            training=TrainingService(
+                client, access, limits, checks, jobs, files, idempotency, lifecycle, settings.keepalive
+            ),
             files=files,
             uploads=UploadService(UploadStore(sessions, file_store), files, access, limits),
             health=HealthService(client, presence, lifecycle, settings.max_queue_size),

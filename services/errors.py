@@ -76,6 +76,16 @@ class PermissionDenied(ServiceError):
         super().__init__(f"This API key does not have the scope '{scope}'")
 
 
+class ModelNotDeletable(ServiceError):
+    """A model that nobody trained here."""
+
+    code = Code.FORBIDDEN
+
+    def __init__(self, model: str) -> None:
+        description = f"'{model}' is no fine-tuned model: operators remove the others (DELETE /api/v1/models/…)"
+        super().__init__(description, [Detail("model_not_deletable", "model", description)])
+
+
 class ForeignPage(ServiceError):
     """A page of another site calls a server that asks nobody for a key."""
 

@@ -37,6 +37,11 @@ class NamedModel:
     #: The adapter's folder, relative to the adapters root; None for a model alone.
     folder: str | None = None
 
+    @property
+    def keeps_its_name(self) -> bool:
+        """Whether the name says all; a bare adapter's name does not say which version it means now."""
+        return self.folder is None or (self.adapter is not None and bool(self.adapter.model_name))
+
 
 @dataclass(frozen=True)
 class ModelView:

@@ -9,7 +9,17 @@ from webapp.http import access_log, body, current, paths
 from webapp.http.authentication import BlueprintGuard
 from webapp.http.cors import Cors
 from webapp.http.error_handlers import ErrorHandlers, Face
-from webapp.openai import anthropic_error, files, messages, request_ids, responses, streams, tokens, uploads
+from webapp.openai import (
+    anthropic_error,
+    files,
+    fine_tuning,
+    messages,
+    request_ids,
+    responses,
+    streams,
+    tokens,
+    uploads,
+)
 from webapp.openai import error_body as openai_error
 from webapp.openai import views as openai
 from webapp.v1 import adapters, health, inference, models, probes, requests, training, websocket
@@ -51,6 +61,8 @@ def create_app(settings: Settings) -> Flask:
     guard.register(tokens.bp, Scope.OPENAI)
     guard.register(files.bp, Scope.OPENAI)
     guard.register(uploads.bp, Scope.OPENAI)
+    guard.register(fine_tuning.bp, Scope.TRAINING)
+    guard.register(openai.admin_bp, Scope.TRAINING)
     guard.register_public(probes.bp)
     # A browser cannot send a key in a header: the socket asks for it in its first frame.
     app.config["SOCK_SERVER_OPTIONS"] = {"ping_interval": 25, "max_message_size": settings.max_body_bytes}

@@ -14,7 +14,7 @@ class Event:
     #: ``step``, ``epoch``: where it is; at most one a second.
     STEP = "step"
     #: ``step``, ``epoch`` and what was logged: ``loss``, ``eval_loss``, ``learning_rate``, ``grad_norm``,
-    #: ``tokens_per_second``.
+    #: ``tokens_per_second``, ``trained_tokens`` (all since the beginning).
     METRICS = "metrics"
     #: ``step``: a checkpoint is whole on disk.
     CHECKPOINT = "checkpoint"
@@ -22,7 +22,7 @@ class Event:
     NOTE = "note"
     #: ``step``: stopped as asked; a checkpoint holds this step.
     PAUSED = "paused"
-    #: ``step``, ``metrics``, ``result`` (kind and folder of what was made).
+    #: ``step``, ``metrics``, ``result`` (kind and folder of what was made, ``trained_tokens``).
     COMPLETED = "completed"
     #: ``code``, ``message``: what went wrong and what to do.
     FAILED = "failed"

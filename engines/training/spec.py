@@ -73,6 +73,8 @@ class HyperParams:
     packing: bool = False
     #: DPO: how strongly to stay near the base model.
     beta: float = 0.1
+    #: Checkpoints and evaluations at the end of each epoch instead of every so many steps.
+    each_epoch: bool = False
 
 
 @dataclass(frozen=True)
@@ -97,9 +99,17 @@ class TrainingSpec:
     export: str = ""
     #: An adapter folder that training starts from.
     start_adapter: str = ""
+    #: A data set of its own for evaluation; empty has none.
+    validation: str = ""
 
     def to_dict(self) -> dict[str, Any]:
-        return asdict(self)
+        found = asdict(self)
+        # A worker of the version before knows neither.
+        if not self.validation:
+            del found["validation"]
+        if not self.params.each_epoch:
+            del found["params"]["each_epoch"]
+        return found
 
     @classmethod
     def from_dict(cls, data: dict[str, Any]) -> "TrainingSpec":

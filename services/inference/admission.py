@@ -114,8 +114,8 @@ class Admission:
                 path=request.path,
                 body=encode(named_body),
                 adapter=named.folder,
-                # The answer names what was asked for; of an adapter the version, which the client cannot know.
-                asked_name=request.model if named.folder is None and request.model_given else None,
+                # The answer names what was asked for.
+                asked_name=request.model if named.keeps_its_name and request.model_given else None,
                 streamed=bool(request.body.get("stream")),
                 kept_as=response_id(request_id) if request.on_record else None,
                 priority=HIGHEST_PRIORITY if request.light else prepared.priority,

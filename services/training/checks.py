@@ -1,22 +1,26 @@
 """From a request to a job that can be queued: everything that can be known before a GPU is touched."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 from engines.errors import UnknownModel
 from engines.model_spec import ModelSpec
-from engines.training.spec import Lora, Method, TrainingSpec
+from engines.training.datasets.check_messages import CheckResult
+from engines.training.spec import HyperParams, Lora, Method, TrainingSpec
 from services.access import Access
 from services.adapters import AdapterService
 from services.errors import InvalidRequest
 from services.models import ModelCatalog
-from services.safe_paths import existing_file, resolve_inside
+from services.safe_paths import resolve_inside
 from services.training.dataset_check import DatasetChecker
+from services.training.fine_tuning import CHECKPOINTS
 from services.training.request import TrainingRequest
+from services.training.sources import DatasetSources, Source
 from settings import Settings
 from store.sql.adapters import valid_name
 from store.sql.api_keys import Principal
+from store.sql.file_tables import ClientFile
 from store.sql.jobs import JobStatus, JobStore
 from store.token_log.outcomes import Detail
 
@@ -28,6 +32,8 @@ class CheckedTraining:
     spec: TrainingSpec
     adapter_name: str
     options: dict[str, Any]
+    #: Files that the job gets copies of, and where: it outlives them.
+    copies: tuple[tuple[ClientFile, Path], ...] = ()
 
 
 class TrainingChecks:
@@ -41,6 +47,7 @@ class TrainingChecks:
         jobs: JobStore,
         access: Access,
         datasets: DatasetChecker,
+        sources: DatasetSources,
     ) -> None:
         self._settings = settings
         self._models = models
@@ -48,45 +55,69 @@ class TrainingChecks:
         self._jobs = jobs
         self._access = access
         self._datasets = datasets
+        self._sources = sources
 
     def check(self, principal: Principal, job_id: str, request: TrainingRequest) -> CheckedTraining:
         """Check all of it. Raises ``InvalidRequest``, which names each fault."""
         model, location = self._base_model(request.base_model)
-        dataset = existing_file(request.dataset_path, self._settings.data_roots, "datasetPath")
+        if request.fine_tuning is not None:
+            request = _as_served(request, model)
         output = resolve_inside(request.output_dir, [self._settings.outputs_root], "outputDir")
         if output.exists() and not output.is_dir():
             raise InvalidRequest.of("invalid_path", "outputDir", "'outputDir' is a file; it must be a folder")
-        name = request.adapter_name or self._name_from(output, job_id)
+        work_dir = output / job_id
+        name, asked = request.adapter_name or self._name_from(output, job_id), request.fine_tuning
+        if asked is not None and model is not None:
+            name = asked.adapter_name(model.id, job_id)
         if self._is_models(name):
             description = f"'{name}' is the name of a model; give the adapter another one"
             raise InvalidRequest.of("name_taken", "adapterName", description)
         _require_sensible(request, model)
-        # The costly one last.
-        self._datasets.require_usable(
-            dataset, location, request.method, request.dataset_format, request.long_rows, request.params
-        )
+        params, options = request.params, {}
+        data = self._sources.training(principal, request, work_dir)
+        validation = self._sources.validation(principal, request, work_dir)
+        # The costly ones last.
+        found = self._require_usable(request, data, "datasetPath", location, params)
+        if validation is not None:
+            self._require_usable(request, validation, "validationPath", location, replace(params, eval_split=0.0))
+        if asked is not None and model is not None:
+            params, shown = asked.settle(params, found.rows)
+            options = {
+                "openai": asked.to_options(shown),
+                "model_name": asked.model_name(model.id, principal.tenant, job_id),
+                "checkpoints": CHECKPOINTS,
+            }
         spec = TrainingSpec(
             job_id=job_id,
             base_model=location,
-            dataset=str(dataset),
+            dataset=str(data.path),
+            validation=str(validation.path) if validation is not None else "",
             # A folder of the job's own: two jobs may name the same one.
-            work_dir=str(output / job_id),
+            work_dir=str(work_dir),
             method=request.method,
             dataset_format=request.dataset_format,
             long_rows=request.long_rows,
             lora=request.lora,
             quantization=request.quantization,
-            params=request.params,
+            params=params,
             export=request.export,
             start_adapter=self._start_adapter(principal, request, location) if request.resume_from else "",
         )
-        options = {
+        options |= {
             "max_restarts": self._settings.max_restarts if request.max_restarts is None else request.max_restarts,
             "promote_below": request.promote_below,
             "model": model.id if model else "",
             "output_dir": f"{request.output_dir.rstrip('/')}/{job_id}",
         }
-        return CheckedTraining(spec, name, options)
+        copies = tuple((source.file, source.path) for source in (data, validation) if source and source.file)
+        return CheckedTraining(spec, name, options, copies)
+
+    def _require_usable(
+        self, request: TrainingRequest, source: Source, field: str, location: str, params: HyperParams
+    ) -> CheckResult:
+        return self._datasets.require_usable(
+            source.now, location, request.method, request.dataset_format, request.long_rows, params, field
+        )
 
     def _name_from(self, output: Path, job_id: str) -> str:
         """Return the name of an adapter whose client gave none."""
@@ -137,8 +168,20 @@ def _cannot_resume(description: str) -> InvalidRequest:
     return InvalidRequest.of("invalid_value", "resumeFrom", description)
 
 
+def _as_served(request: TrainingRequest, model: ModelSpec | None) -> TrainingRequest:
+    """Return a request for a model that is to be asked afterwards: with a rank that can be served."""
+    if model is None or not model.takes_adapters:
+        description = f"Model '{request.base_model}' cannot be fine-tuned here: it is not served, or takes no adapters"
+        raise InvalidRequest.of("invalid_value", "baseModel", f"{description} (enable_lora in the model file)")
+    assert request.lora is not None
+    return replace(request, lora=replace(request.lora, r=min(request.lora.r, model.max_lora_rank)))
+
+
 def _require_sensible(request: TrainingRequest, model: ModelSpec | None) -> None:
     faults = []
+    if request.validation_path and request.params.eval_split:
+        description = "Give a data set for evaluation or a part of this one, not both"
+        faults.append(Detail("invalid_value", "hyperParams.evalSplit", description))
     if request.lora is None:
         faults += _require_lora(request)
     elif model is not None and model.takes_adapters and request.lora.r > model.max_lora_rank:

@@ -35,9 +35,16 @@ class DatasetChecker:
         self._turn_seconds = turn_seconds
 
     def require_usable(
-        self, path: Path, location: str, method: str, format: str, long_rows: str, params: HyperParams
+        self,
+        path: Path,
+        location: str,
+        method: str,
+        format: str,
+        long_rows: str,
+        params: HyperParams,
+        field: str = "datasetPath",
     ) -> CheckResult:
-        """Check a data set for a base model at ``location``.
+        """Check a data set for a base model at ``location``. ``field``: where the client named it.
 
         Raises ``InvalidRequest``, ``CheckBusy``.
         """
@@ -60,7 +67,7 @@ class DatasetChecker:
         finally:
             self._turns.release()
         if result.problems:
-            raise InvalidRequest(_detail(problem) for problem in result.problems)
+            raise InvalidRequest(_detail(problem, field) for problem in result.problems)
         return result
 
     def _check(self, request: CheckRequest) -> CheckResult:
@@ -81,7 +88,7 @@ class DatasetChecker:
         return there or here
 
 
-def _detail(problem: Problem) -> Detail:
-    field = problem.field if problem.field.startswith("hyperParams") else "datasetPath"
+def _detail(problem: Problem, dataset_field: str) -> Detail:
+    field = problem.field if problem.field.startswith("hyperParams") else dataset_field
     where = ", ".join(part for part in (f"line {problem.line}" if problem.line else "", problem.field) if part)
     return Detail("dataset", field, f"{where}: {problem.description}" if where else problem.description)

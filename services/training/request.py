@@ -4,6 +4,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from engines.training.spec import HyperParams, LongRows, Lora, Method, Quantization
+from services.training.fine_tuning import FineTuning
 
 
 @dataclass(frozen=True)
@@ -12,6 +13,7 @@ class TrainingRequest:
 
     base_model: str
     output_dir: str
+    #: A path in the data folders, or the id of a file that was uploaded.
     dataset_path: str
     params: HyperParams
     #: None trains all weights.
@@ -32,5 +34,9 @@ class TrainingRequest:
     promote_below: float | None = None
     #: None is the system's own limit.
     max_restarts: int | None = None
+    #: A data set for evaluation, as ``dataset_path``; empty has none.
+    validation_path: str = ""
+    #: Where an OpenAI client asked for it.
+    fine_tuning: FineTuning | None = None
     #: The whole body: the same idempotency key with another one is a conflict.
     body: dict[str, Any] = field(default_factory=dict, repr=False)

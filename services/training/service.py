@@ -1,6 +1,7 @@
 """Fine-tuning jobs: started, found, followed, changed."""
 
 import logging
+import shutil
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -12,14 +13,16 @@ from redis.exceptions import RedisError
 from services.access import Access
 from services.context import RequestContext
 from services.errors import InvalidRequest, JobNotFound, WrongJobState
+from services.files import FileService
 from services.idempotency import Idempotency
 from services.lifecycle import Lifecycle
 from services.limits import Limits
 from services.training.checks import CheckedTraining, TrainingChecks
 from services.training.events import follow
+from services.training.fine_tuning import JOB_PREFIX
 from services.training.request import TrainingRequest
 from store.sql.api_keys import Principal
-from store.sql.jobs import EventKind, JobStatus, JobStore, new_job_id
+from store.sql.jobs import JobStatus, JobStore, new_job_id
 from store.sql.tables import TrainingEvent, TrainingJob
 from tasks.broker import submit
 
@@ -43,6 +46,7 @@ class TrainingService:
         limits: Limits,
         checks: TrainingChecks,
         jobs: JobStore,
+        files: FileService,
         idempotency: Idempotency,
         lifecycle: Lifecycle,
         keepalive: float,
@@ -52,6 +56,7 @@ class TrainingService:
         self._limits = limits
         self._checks = checks
         self._jobs = jobs
+        self._files = files
         self._idempotency = idempotency
         self._lifecycle = lifecycle
         self._keepalive = keepalive
@@ -65,13 +70,13 @@ class TrainingService:
         begun = self._idempotency.find(name, request.body)
         if begun is not None:
             return self.find(principal, begun)
-        job_id = new_job_id()
+        job_id = new_job_id() if request.fine_tuning is None else new_job_id(JOB_PREFIX)
         checked = self._checks.check(principal, job_id, request)
         faster = self._idempotency.remember(name, job_id, request.body, _IDEMPOTENCY_SECONDS)
         if faster is not None:
             return self.find(principal, faster)
         with self._idempotency.forget_on_error(name):
-            job = self._create(principal, job_id, request, checked)
+            job = self._create_with_files(principal, job_id, request, checked)
         self._enqueue(job_id)
         return job
 
@@ -82,6 +87,18 @@ class TrainingService:
             # The job is in the database, so it is queued: a worker that looks for forgotten jobs sends it. An error
             # here would let the client start it a second time.
             log.warning("The job cannot be sent now, a worker will find it: %s", error, extra={"job_id": job_id})
+
+    def _create_with_files(
+        self, principal: Principal, job_id: str, request: TrainingRequest, checked: CheckedTraining
+    ) -> TrainingJob:
+        try:
+            for file, target in checked.copies:
+                self._files.give(file, target)
+            return self._create(principal, job_id, request, checked)
+        except BaseException:
+            if checked.copies:
+                shutil.rmtree(checked.spec.work_dir, ignore_errors=True)
+            raise
 
     def _create(
         self, principal: Principal, job_id: str, request: TrainingRequest, checked: CheckedTraining
@@ -94,6 +111,7 @@ class TrainingService:
             checked.spec.to_dict(),
             checked.options,
             principal.tenant,
+            request.fine_tuning.notes(job_id) if request.fine_tuning is not None else (),
         )
 
     def find(self, principal: Principal, job_id: str) -> TrainingJob:
@@ -108,6 +126,33 @@ class TrainingService:
     ) -> tuple[list[TrainingJob], int]:
         """Return a page of the jobs that the principal sees, newest first, and how many there are. No state is any."""
         return self._jobs.page(self._access.visible_tenant(principal), states or None, limit, offset)
+
+    def list_after(
+        self, principal: Principal, limit: int, after: str | None, metadata: dict[str, str] | None
+    ) -> tuple[list[TrainingJob], bool]:
+        """Return the jobs that the principal sees behind one, newest first, and whether more follow.
+
+        Only those that an OpenAI client gave this ``metadata``, among others; None is all, and {} those without any.
+        Raises ``InvalidRequest``.
+        """
+
+        def wanted(job: TrainingJob) -> bool:
+            given = (job.options.get("openai") or {}).get("metadata") or {}
+            return metadata is None or (metadata.items() <= given.items() if metadata else not given)
+
+        last = None
+        if after is not None:
+            try:
+                last = self.find(principal, after)
+            except JobNotFound:
+                description = "Must be the id of the last element of the page before"
+                raise InvalidRequest.of("invalid_value", "after", description) from None
+        return self._jobs.after(self._access.visible_tenant(principal), last, limit, wanted)
+
+    def events_before(self, job: TrainingJob, before: int | None, limit: int) -> tuple[list[TrainingEvent], bool]:
+        """Return what happened to a job before an event, newest first, and whether there is more."""
+        found = self._jobs.events_before(job.id, before, limit + 1)
+        return found[:limit], len(found) > limit
 
     def cancel(self, job: TrainingJob) -> None:
         """End a job for good, and wait, within a bound, until no trainer runs it. Raises ``WrongJobState``."""
@@ -138,13 +183,7 @@ class TrainingService:
 
     def metrics(self, job: TrainingJob) -> list[tuple[int, dict[str, Any]]]:
         """Return every logged step with its values. A step that was trained again shows as it was trained last."""
-        steps: dict[int, dict[str, Any]] = {}
-        after = 0
-        while found := self._jobs.events(job.id, after, kind=EventKind.METRICS):
-            for event in found:
-                steps.setdefault(event.step, {}).update(event.data)
-            after = found[-1].id
-        return sorted(steps.items())
+        return self._jobs.metrics(job.id)
 
     @staticmethod
     def log_tail(job: TrainingJob) -> bytes:

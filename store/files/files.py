@@ -48,6 +48,35 @@ class FileStore:
         keep_seconds: int | None = None,
     ) -> ClientFile:
         """Keep a file that was written. ``keep_seconds`` None is for ever. Raises ``OSError``, ``SQLAlchemyError``."""
+        row = self.place(
+            incoming,
+            tenant=tenant,
+            owner=owner,
+            purpose=purpose,
+            filename=filename,
+            suffix=suffix,
+            keep_seconds=keep_seconds,
+        )
+        try:
+            with self._sessions.begin() as session:
+                session.add(row)
+        except BaseException:
+            self.path(row).unlink(missing_ok=True)
+            raise
+        return row
+
+    def place(
+        self,
+        incoming: IncomingFile,
+        *,
+        tenant: str,
+        owner: str,
+        purpose: str,
+        filename: str,
+        suffix: str = "",
+        keep_seconds: int | None = None,
+    ) -> ClientFile:
+        """Put a file that was written where it stays, and return the row that the caller adds. Raises ``OSError``."""
         file_id, at = new_id(PREFIX), now()
         path = self.folder.path(file_id, suffix)
         row = ClientFile(
@@ -64,11 +93,8 @@ class FileStore:
         )
         try:
             incoming.keep(path)
-            with self._sessions.begin() as session:
-                session.add(row)
         except BaseException:
             incoming.discard()
-            path.unlink(missing_ok=True)
             raise
         return row
 

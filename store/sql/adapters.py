@@ -24,6 +24,8 @@ _REFERENCE = re.compile(r"(?P<name>[A-Za-z0-9][A-Za-z0-9._-]{0,63})(?:@(?P<versi
 #: The highest version that a reference can name.
 MAX_VERSION = 999_999_999
 _STAGING = ".drafts"
+#: How the names of fine-tuned models begin that OpenAI's clients use.
+FINE_TUNED = "ft:"
 
 
 @dataclass(frozen=True)
@@ -84,6 +86,8 @@ class AdapterStore:
         job_id: str,
         metrics: dict[str, float],
         tenant: str = DEFAULT_TENANT,
+        model_name: str = "",
+        step: int = 0,
     ) -> Adapter:
         """Give a staged adapter the name's next version, in the caller's transaction.
 
@@ -104,6 +108,8 @@ class AdapterStore:
             rank=staged.rank,
             checksum=staged.checksum,
             job_id=job_id,
+            model_name=model_name,
+            step=step,
             metrics=metrics,
         )
         session.add(adapter)
@@ -136,7 +142,11 @@ class AdapterStore:
             return alias.version
 
     def resolve(self, text: str, tenant: str = DEFAULT_TENANT) -> Adapter | None:
-        """Return the tenant's adapter that ``name`` or ``name@version`` means; None where there is none."""
+        """Return the tenant's adapter that ``name``, ``name@version`` or ``ft:…`` means; None where there is none."""
+        if text.startswith(FINE_TUNED):
+            conditions = (Adapter.model_name == text, Adapter.tenant == tenant, Adapter.deleted_at.is_(None))
+            with self._sessions() as session:
+                return session.scalar(select(Adapter).where(*conditions))
         parsed = parse_reference(text)
         if parsed is None:
             return None
@@ -169,6 +179,27 @@ class AdapterStore:
             order = (Adapter.name, Adapter.version.desc())
             return list(session.scalars(select(Adapter).where(*conditions).order_by(*order)))
 
+    def checkpoints(self, tenant: str, job_id: str | None = None) -> list[Adapter]:
+        """Return the checkpoints that can be asked, of one job or of a tenant's all, newest first."""
+        conditions: list[ColumnElement[bool]] = [Adapter.deleted_at.is_(None), Adapter.step > 0]
+        conditions.append(Adapter.tenant == tenant)
+        if job_id is not None:
+            conditions.append(Adapter.job_id == job_id)
+        with self._sessions() as session:
+            return list(session.scalars(select(Adapter).where(*conditions).order_by(Adapter.id.desc())))
+
+    def has_checkpoint(self, session: Session, job_id: str, step: int) -> bool:
+        """Whether a checkpoint was published, in the caller's transaction; one that is trained again is not, twice."""
+        conditions = (Adapter.job_id == job_id, Adapter.step == step)
+        return session.scalar(select(Adapter.id).where(*conditions)) is not None
+
+    def keep_checkpoints(self, session: Session, job_id: str, count: int) -> None:
+        """Hide all but a job's newest checkpoints, in the caller's transaction."""
+        conditions = (Adapter.job_id == job_id, Adapter.step > 0, Adapter.deleted_at.is_(None))
+        found = session.scalars(select(Adapter).where(*conditions).order_by(Adapter.step.desc()).offset(count))
+        for adapter in found:
+            adapter.deleted_at = now()
+
     def aliases(self) -> dict[tuple[str, str], int]:
         """Return (tenant, name) -> the version that it means."""
         with self._sessions() as session:
@@ -193,7 +224,8 @@ class AdapterStore:
             )
             mine = (Adapter.name == name, Adapter.tenant == tenant)
             deleted = list(session.scalars(select(Adapter).where(*mine, Adapter.deleted_at == at)))
-            remaining = session.scalar(select(func.max(Adapter.version)).where(*mine, Adapter.deleted_at.is_(None)))
+            meant = (*mine, Adapter.deleted_at.is_(None), Adapter.step == 0)
+            remaining = session.scalar(select(func.max(Adapter.version)).where(*meant))
             alias = session.get(AdapterAlias, (tenant, name))
             if alias is not None and remaining is None:
                 session.delete(alias)

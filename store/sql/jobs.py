@@ -45,6 +45,10 @@ class EventKind:
     NOTE = "note"
 
 
+#: Jobs that are read at once where they are looked through.
+_PART = 200
+
+
 class JobStore:
     """All reads and writes of jobs."""
 
@@ -62,7 +66,9 @@ class JobStore:
         spec: dict[str, Any],
         options: dict[str, Any],
         tenant: str = DEFAULT_TENANT,
+        notes: Sequence[str] = (),
     ) -> TrainingJob:
+        """Save a job that waits for a runner. ``notes`` are events before its first status."""
         job = TrainingJob(
             id=job_id,
             owner=owner,
@@ -76,6 +82,10 @@ class JobStore:
         with self._sessions.begin() as session:
             session.add(job)
             session.flush()
+            for note in notes:
+                # One at a time: their ids are their order.
+                session.add(TrainingEvent(job_id=job_id, kind=EventKind.NOTE, data={"message": note}))
+                session.flush()
             _add_status_event(session, job_id, JobStatus.QUEUED, "Training job has been queued")
         return job
 
@@ -97,6 +107,28 @@ class JobStore:
             order = (TrainingJob.created_at.desc(), TrainingJob.id)
             rows = session.scalars(select(TrainingJob).where(*conditions).order_by(*order).limit(limit).offset(offset))
             return list(rows), total
+
+    def after(
+        self, tenant: str | None, after: TrainingJob | None, limit: int, wanted: Callable[[TrainingJob], bool]
+    ) -> tuple[list[TrainingJob], bool]:
+        """Return up to ``limit`` jobs that are ``wanted``, newest first, behind one; and whether there are more."""
+        found: list[TrainingJob] = []
+        while True:
+            conditions: list[ColumnElement[bool]] = [] if tenant is None else [TrainingJob.tenant == tenant]
+            if after is not None:
+                same = (TrainingJob.created_at == after.created_at) & (TrainingJob.id > after.id)
+                conditions.append((TrainingJob.created_at < after.created_at) | same)
+            order = (TrainingJob.created_at.desc(), TrainingJob.id)
+            with self._sessions() as session:
+                rows = list(session.scalars(select(TrainingJob).where(*conditions).order_by(*order).limit(_PART)))
+            for job in rows:
+                if wanted(job):
+                    found.append(job)
+                    if len(found) > limit:
+                        return found[:limit], True
+            if len(rows) < _PART:
+                return found, False
+            after = rows[-1]
 
     def cancel(self, job_id: str) -> bool:
         """Cancel a job that no runner has, or tell its runner. False when it has ended."""
@@ -197,10 +229,23 @@ class JobStore:
         with self._sessions.begin() as session:
             self._write_as_runner(session, lease, **values)
 
-    def add_event(self, lease: Lease, kind: str, at_step: int, data: dict[str, Any], **values: Any) -> None:
-        """Add an event, and write ``values`` with it. Raises ``LeaseLostError``."""
+    def add_event(
+        self,
+        lease: Lease,
+        kind: str,
+        at_step: int,
+        data: dict[str, Any],
+        in_transaction: Callable[[Session], dict[str, Any]] | None = None,
+        **values: Any,
+    ) -> None:
+        """Add an event, and write ``values`` with it. Raises ``LeaseLostError``.
+
+        ``in_transaction`` writes more in the same transaction and returns further data of the event.
+        """
         with self._sessions.begin() as session:
             self._write_as_runner(session, lease, **values)
+            if in_transaction is not None:
+                data = {**data, **in_transaction(session)}
             session.add(TrainingEvent(job_id=lease.job_id, kind=kind, step=at_step, data=data))
 
     def finish(
@@ -254,6 +299,25 @@ class JobStore:
                 session.scalars(select(TrainingEvent).where(*conditions).order_by(TrainingEvent.id).limit(limit))
             )
 
+    def events_before(self, job_id: str, before: int | None, limit: int) -> list[TrainingEvent]:
+        """Return events before the id ``before``, newest first."""
+        conditions = [TrainingEvent.job_id == job_id]
+        if before is not None:
+            conditions.append(TrainingEvent.id < before)
+        with self._sessions() as session:
+            order = TrainingEvent.id.desc()
+            return list(session.scalars(select(TrainingEvent).where(*conditions).order_by(order).limit(limit)))
+
+    def metrics(self, job_id: str) -> list[tuple[int, dict[str, Any]]]:
+        """Return every logged step with its values. A step that was trained again shows as it was trained last."""
+        steps: dict[int, dict[str, Any]] = {}
+        after = 0
+        while found := self.events(job_id, after, kind=EventKind.METRICS):
+            for event in found:
+                steps.setdefault(event.step, {}).update(event.data)
+            after = found[-1].id
+        return sorted(steps.items())
+
     def _change(
         self,
         job_id: str,
@@ -302,9 +366,9 @@ class JobStore:
             raise LeaseLostError(f"job {lease.job_id} is not {lease.runner}'s any more")
 
 
-def new_job_id() -> str:
-    """Return ``job-`` and 16 random hex digits."""
-    return f"job-{secrets.token_hex(8)}"
+def new_job_id(prefix: str = "job-") -> str:
+    """Return ``prefix`` and 16 random hex digits."""
+    return f"{prefix}{secrets.token_hex(8)}"
 
 
 def elapsed_seconds(job: TrainingJob) -> float:

@@ -152,7 +152,11 @@ class Adapter(Base):
     rank: Mapped[int]
     #: SHA-256 over names and contents of its files, hex.
     checksum: Mapped[str] = mapped_column(String(64))
-    job_id: Mapped[str] = mapped_column(String(40), default="")
+    job_id: Mapped[str] = mapped_column(String(40), default="", index=True)
+    #: What OpenAI's clients call it (``ft:…``); empty where only its name and version do.
+    model_name: Mapped[str] = mapped_column(String(256), default="", server_default="", index=True)
+    #: The step of the checkpoint that it is; 0 for what a training came to. No bare name means a checkpoint.
+    step: Mapped[int] = mapped_column(default=0, server_default="0")
     metrics: Mapped[dict] = mapped_column(JSON, default=dict)
     created_at: Mapped[datetime] = mapped_column(Utc, default=now)
     #: Nobody gets it any more; its folder goes when the last request on it can have ended.

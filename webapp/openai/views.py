@@ -7,6 +7,7 @@ from marshmallow import Schema
 
 from engines.model_spec import Task
 from engines.registry import DEFAULT_ALIAS
+from services.errors import ModelNotDeletable
 from services.inference.submission import OpenAIRequest
 from store.sql.adapters import reference
 from store.sql.tables import Adapter
@@ -24,6 +25,8 @@ from webapp.openai.schemas import (
 )
 
 bp = Blueprint("openai", __name__, url_prefix="/v1")
+#: What changes what others get: for those who may train.
+admin_bp = Blueprint("openai_admin", __name__, url_prefix="/v1")
 #: The paths that vLLM's server, and clients made for others, know some of them by.
 root = Blueprint("openai_root", __name__)
 
@@ -85,7 +88,9 @@ def list_models() -> Response:
         aliases = catalog.registry.aliases_of(spec.id)
         # Of every installation there is a "default": it is what a request without a model gets, no model to pick.
         data += [_describe_model(alias, spec.id) for alias in aliases if alias != DEFAULT_ALIAS]
-    data += [_describe_adapter(adapter) for adapter in adapters]
+    served = {spec.id for spec in specs}
+    checkpoints = [each for each in services().adapters.checkpoints(principal()) if each.base_model in served]
+    data += [_describe_adapter(adapter) for adapter in [*adapters, *checkpoints]]
     return jsonify({"object": "list", "data": data})
 
 
@@ -98,6 +103,16 @@ def show_model(model_id: str) -> Response:
     return jsonify(_describe_model(model_id, named.spec.id if model_id != named.spec.id else None))
 
 
+@admin_bp.delete("/models/<path:model_id>")
+def delete_model(model_id: str) -> Response:
+    """Delete what was fine-tuned: an adapter, or a checkpoint. What runs on it ends on it."""
+    named = services().models.resolve_name(principal(), model_id)
+    if named.adapter is None:
+        raise ModelNotDeletable(model_id)
+    services().adapters.delete(principal(), model_id)
+    return jsonify({"id": model_id, "object": "model", "deleted": True})
+
+
 def _describe_model(name: str, root: str | None = None) -> dict[str, Any]:
     """``root`` is the model that an alias stands for."""
     created = int(services().lifecycle.started_at.timestamp())
@@ -107,7 +122,7 @@ def _describe_model(name: str, root: str | None = None) -> dict[str, Any]:
 
 def _describe_adapter(adapter: Adapter) -> dict[str, Any]:
     return {
-        "id": adapter.name,
+        "id": adapter.model_name or adapter.name,
         "object": "model",
         "created": int(adapter.created_at.timestamp()),
         "owned_by": "cy-llm",

@@ -88,6 +88,7 @@ class TrainingSchema(StrictSchema):
     loraConfig = fields.Nested(LoraConfigSchema, load_default=lambda: LoraConfigSchema().load({}))
     # Beyond the document.
     adapterName = Name(load_default="", validate=_adapter_name)
+    validationPath = Name(load_default="", validate=validate.Length(min=1, max=512))
     method = fields.String(load_default=Method.SFT, validate=validate.OneOf([Method.SFT, Method.DPO]))
     datasetFormat = fields.String(load_default="", validate=validate.OneOf([*FORMATS]))
     longRows = fields.String(
@@ -132,6 +133,7 @@ def to_request(body: dict[str, Any]) -> TrainingRequest:
         if quantized
         else None,
         adapter_name=body["adapterName"],
+        validation_path=body["validationPath"],
         method=body["method"],
         dataset_format=body["datasetFormat"],
         long_rows=body["longRows"],

@@ -2,6 +2,7 @@
 
 import os
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -24,7 +25,7 @@ _KEPT_CHECKPOINTS = 2
 
 def read_dataset(spec: TrainingSpec) -> Dataset:
     """Read the dataset again: it may have changed since the job was accepted. Raises ``DatasetError``."""
-    for path in (spec.dataset, spec.work_dir):
+    for path in filter(None, (spec.dataset, spec.validation, spec.work_dir)):
         # The front door resolved it inside its root; it must not have become a link elsewhere since.
         if os.path.realpath(path) != path:
             raise whole("the dataset or the output folder was replaced by a link after the job was accepted")
@@ -33,15 +34,15 @@ def read_dataset(spec: TrainingSpec) -> Dataset:
     except OSError:
         counter = None
     params = spec.params
-    return load_dataset(
-        Path(spec.dataset),
-        spec.method,
-        spec.dataset_format,
-        counter,
-        params.max_seq_length,
-        spec.long_rows,
-        params.eval_split,
-    )
+
+    def load(path: str, eval_split: float) -> Dataset:
+        return load_dataset(
+            Path(path), spec.method, spec.dataset_format, counter, params.max_seq_length, spec.long_rows, eval_split
+        )
+
+    if not spec.validation:
+        return load(spec.dataset, params.eval_split)
+    return replace(load(spec.dataset, 0.0), evaluation=load(spec.validation, 0.0).train)
 
 
 def make_trainer(spec: TrainingSpec, params: HyperParams, dataset: Dataset, reporter: Reporter) -> Any:
@@ -71,6 +72,7 @@ def arguments(spec: TrainingSpec, params: HyperParams, evaluates: bool) -> SFTCo
     """Return the trainer library's arguments."""
     gpu = torch.cuda.is_available()
     half = half_precision()
+    strategy = "epoch" if params.each_epoch else "steps"
     common: dict[str, Any] = {
         "output_dir": spec.work_dir,
         "per_device_train_batch_size": params.batch_size,
@@ -84,10 +86,10 @@ def arguments(spec: TrainingSpec, params: HyperParams, evaluates: bool) -> SFTCo
         "weight_decay": params.weight_decay,
         "lr_scheduler_type": params.lr_scheduler,
         "seed": params.seed,
-        "save_strategy": "steps",
+        "save_strategy": strategy,
         "save_steps": params.save_steps,
         "save_total_limit": _KEPT_CHECKPOINTS,
-        "eval_strategy": "steps" if evaluates else "no",
+        "eval_strategy": strategy if evaluates else "no",
         "eval_steps": params.eval_steps,
         "logging_steps": params.logging_steps,
         "logging_first_step": True,

@@ -22,6 +22,7 @@ _METRICS = {
     "learning_rate": "learning_rate",
     "grad_norm": "grad_norm",
     "mean_token_accuracy": "token_accuracy",
+    "eval_mean_token_accuracy": "eval_token_accuracy",
     "rewards/accuracies": "reward_accuracy",
 }
 
@@ -48,10 +49,12 @@ class Reporter(TrainerCallback):
         self._stop = stop
         self._samples = samples
         self._reported_at = 0.0
+        #: When the library counted this run's tokens last, and how many there were; those of the runs before.
         self._tokens = (time.monotonic(), 0.0)
+        self._tokens_before = 0.0
 
     def on_train_begin(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any) -> None:
-        self._tokens = (time.monotonic(), _tokens_seen(state))
+        self._tokens, self._tokens_before = (time.monotonic(), 0.0), tokens_seen(state)
         if state.is_world_process_zero:
             self._channel.send(
                 Event.STARTED,
@@ -94,6 +97,7 @@ class Reporter(TrainerCallback):
             if now > self._tokens[0] and tokens > self._tokens[1]:
                 found["tokens_per_second"] = round((tokens - self._tokens[1]) / (now - self._tokens[0]), 1)
             self._tokens = (now, tokens)
+            found["trained_tokens"] = self._tokens_before + tokens
         if state.is_world_process_zero:
             # Not every one of them is a number in JSON.
             found = {name: value for name, value in found.items() if math.isfinite(value)}
@@ -106,5 +110,13 @@ class Reporter(TrainerCallback):
             self._channel.send(Event.CHECKPOINT, step=state.global_step)
 
 
-def _tokens_seen(state: TrainerState) -> float:
-    return next((float(entry["num_tokens"]) for entry in reversed(state.log_history) if "num_tokens" in entry), 0.0)
+def tokens_seen(state: TrainerState) -> float:
+    """Return how many tokens were trained on, those of every epoch. The library counts from 0 in each run."""
+    before = last = 0.0
+    for entry in state.log_history:
+        if "num_tokens" in entry:
+            tokens = float(entry["num_tokens"])
+            if tokens < last:
+                before += last
+            last = tokens
+    return before + last

@@ -12,7 +12,7 @@ from engines.training.protocol import Channel, Event
 from engines.training.spec import HyperParams, TrainingSpec
 from engines.training.trainer import checkpoints
 from engines.training.trainer.build import make_trainer, read_dataset
-from engines.training.trainer.callbacks import Reporter, StopFlag
+from engines.training.trainer.callbacks import Reporter, StopFlag, tokens_seen
 from engines.training.trainer.errors import Stopped, is_out_of_memory
 
 
@@ -86,13 +86,16 @@ def _final_metrics(trainer: Any) -> dict[str, float]:
     return found
 
 
-def _save_result(spec: TrainingSpec, trainer: Any) -> dict[str, str]:
+def _save_result(spec: TrainingSpec, trainer: Any) -> dict[str, Any]:
     """Write what was learned: an adapter, a whole model, or both in one model."""
     work_dir = Path(spec.work_dir)
     kind = "model" if spec.lora is None else "adapter"
     folder = work_dir / kind
     trainer.save_model(str(folder))
-    result = {"kind": kind, "path": str(folder)}
+    result: dict[str, Any] = {"kind": kind, "path": str(folder)}
+    tokens = tokens_seen(trainer.state)
+    if tokens:
+        result["trained_tokens"] = int(tokens)
     if spec.export == "merged" and spec.lora is not None and trainer.is_world_process_zero():
         merged = trainer.accelerator.unwrap_model(trainer.model).merge_and_unload()
         merged.save_pretrained(work_dir / "merged")

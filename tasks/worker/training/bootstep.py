@@ -10,6 +10,7 @@ from celery import bootsteps, signals
 from engines.errors import ConfigError
 from engines.registry import load_registry
 from settings import Settings
+from store.files.files import FileStore
 from store.redis.client import connect
 from store.sql import db
 from store.sql.adapters import AdapterStore
@@ -22,6 +23,7 @@ from tasks.worker.installation import require_installation
 from tasks.worker.job_watcher import JobWatcher
 from tasks.worker.training.dataset_checker import DatasetCheckThread
 from tasks.worker.training.job_runner import JobRunner
+from tasks.worker.training.publishing import Publisher
 
 
 class TrainingContext:
@@ -64,8 +66,12 @@ class TrainingStep(bootsteps.StartStopStep):
         runner = JobRunner(
             settings,
             jobs,
-            AdapterStore(sessions, settings.adapters_root),
-            self._registry,
+            Publisher(
+                jobs,
+                AdapterStore(sessions, settings.adapters_root),
+                FileStore(sessions, settings.files_root),
+                self._registry,
+            ),
             # A worker that comes back under its old name is another runner.
             f"{worker.hostname}:{secrets.token_hex(4)}",
             self._watcher.stopping,

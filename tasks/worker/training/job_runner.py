@@ -2,21 +2,17 @@
 
 import logging
 import threading
+from functools import partial
 from pathlib import Path
 from typing import Any
 
-from sqlalchemy.orm import Session
-
-from engines.errors import UnknownModel
-from engines.registry import Registry
-from engines.training.adapter_files import FILES, BrokenAdapter, inspect_adapter
 from engines.training.protocol import Event
 from engines.training.spec import TrainingSpec
 from settings import Settings
-from store.sql.adapters import AdapterStore, StagedAdapter, reference
 from store.sql.jobs import EventKind, JobStatus, JobStore
 from store.sql.leases import Lease, LeaseLostError
 from store.sql.tables import Adapter, TrainingJob
+from tasks.worker.training.publishing import Publisher
 from tasks.worker.training.trainer_monitor import TrainerMonitor
 from tasks.worker.training.trainer_process import SPEC_NAME, TrainerProcess
 
@@ -30,15 +26,13 @@ class JobRunner:
         self,
         settings: Settings,
         jobs: JobStore,
-        adapters: AdapterStore,
-        registry: Registry,
+        publisher: Publisher,
         name: str,
         stopping: threading.Event,
     ) -> None:
         self._settings = settings
         self._jobs = jobs
-        self._adapters = adapters
-        self._registry = registry
+        self._publisher = publisher
         self._name = name
         self._stopping = stopping
 
@@ -79,7 +73,9 @@ class JobRunner:
                 message = f"The output folder cannot be written ({error.strerror}); make room, then resume the job"
                 self._jobs.finish(lease, JobStatus.FAILED, message, error_code="output")
                 return None
-            monitor = TrainerMonitor(self._jobs, lease, TrainerProcess(self._settings, work_dir), self._stopping)
+            process = TrainerProcess(self._settings, work_dir)
+            on_checkpoint = partial(self._publisher.checkpoint, lease, job)
+            monitor = TrainerMonitor(self._jobs, lease, process, self._stopping, on_checkpoint)
             last = monitor.run()
             if last is not None or monitor.requested:
                 return self._finish(lease, job, last or {}, monitor.requested)
@@ -107,50 +103,10 @@ class JobRunner:
     def _complete(self, lease: Lease, job: TrainingJob, last: dict[str, Any]) -> Adapter | None:
         result = {**last["result"], "metrics": last["metrics"]}
         values = {"step": last["step"], "epoch": TrainingSpec.from_dict(job.spec).params.epochs}
-        staged = None
-        if result["kind"] == "adapter":
-            staged = self._stage(job, result)
         published: list[Adapter] = []
-
-        def in_transaction(session: Session) -> dict[str, Any]:
-            if staged is not None:
-                published.append(self._publish(session, staged, job, result))
-            return {"result": result}
-
-        try:
-            self._jobs.finish(lease, JobStatus.COMPLETED, _completed_message(job, result), in_transaction, **values)
-        except BaseException:
-            if staged is not None:
-                self._adapters.discard(staged)
-            raise
+        with self._publisher.result(job, result, published) as publish:
+            self._jobs.finish(lease, JobStatus.COMPLETED, _completed_message(job, result), publish, **values)
         return published[0] if published else None
-
-    def _stage(self, job: TrainingJob, result: dict[str, Any]) -> StagedAdapter | None:
-        """Check the adapter and copy it; a sentence in ``result`` where it cannot be served."""
-        folder = Path(result["path"])
-        try:
-            summary = inspect_adapter(folder, self._registry.resolve(job.options["model"]))
-        except UnknownModel:
-            result["not_served"] = "The adapter is not served: its base model is not in the model file"
-            return None
-        except BrokenAdapter as error:
-            result["not_served"] = f"The adapter cannot be served: {error}"
-            return None
-        return self._adapters.stage(folder, FILES, summary.rank, summary.checksum)
-
-    def _publish(self, session: Session, staged: StagedAdapter, job: TrainingJob, result: dict[str, Any]) -> Adapter:
-        name, metrics = job.adapter_name, result["metrics"]
-        adapter = self._adapters.add(session, staged, name, job.options["model"], job.id, metrics, job.tenant)
-        result["adapter"] = reference(adapter)
-        threshold = job.options.get("promote_below")
-        measured = metrics.get("eval_loss", metrics.get("loss"))
-        if threshold is None or (measured is not None and measured <= threshold):
-            self._adapters.set_alias(session, name, adapter.version, job.tenant)
-        else:
-            result["not_promoted"] = (
-                f"Its loss {measured} is above promoteBelow {threshold}: name '{name}' was not moved"
-            )
-        return adapter
 
     def _after_lease_lost(self, lease: Lease) -> None:
         """A cancel that came at the last moment leaves the job to be ended."""

@@ -4,6 +4,7 @@ import logging
 import queue
 import threading
 import time
+from collections.abc import Callable
 from typing import Any
 
 from sqlalchemy.exc import SQLAlchemyError
@@ -24,11 +25,19 @@ SAVE_SECONDS = 60.0
 class TrainerMonitor:
     """One run of the trainer."""
 
-    def __init__(self, jobs: JobStore, lease: Lease, process: TrainerProcess, stopping: threading.Event) -> None:
+    def __init__(
+        self,
+        jobs: JobStore,
+        lease: Lease,
+        process: TrainerProcess,
+        stopping: threading.Event,
+        on_checkpoint: Callable[[int], None],
+    ) -> None:
         self._jobs = jobs
         self._lease = lease
         self._process = process
         self._stopping = stopping
+        self._on_checkpoint = on_checkpoint
         #: What the client wants the job to become; ``stopped`` when the worker is leaving.
         self.requested = ""
         #: How the trainer ended, for the log.
@@ -105,6 +114,6 @@ class TrainerMonitor:
             data = {name: value for name, value in event.items() if name != "step"}
             self._jobs.add_event(self._lease, EventKind.METRICS, step, data, step=step, epoch=epoch, **shown)
         elif kind == Event.CHECKPOINT:
-            self._jobs.add_event(self._lease, EventKind.CHECKPOINT, step, {})
+            self._on_checkpoint(step)
         else:
             self._jobs.add_event(self._lease, EventKind.NOTE, step, {"message": str(event.get("message"))})

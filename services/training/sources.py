@@ -1,0 +1,58 @@
+"""Where the data sets of a job are: paths in the data folders, or files that were uploaded."""
+
+from dataclasses import dataclass
+from pathlib import Path
+
+from services.errors import FileNotFound, InvalidRequest
+from services.files import FileService
+from services.safe_paths import existing_file
+from services.training.request import TrainingRequest
+from settings import Settings
+from store.files.files import PREFIX
+from store.files.ids import is_id
+from store.sql.api_keys import Principal
+from store.sql.file_tables import ClientFile
+
+#: What a data set must have been uploaded for.
+_PURPOSE = "fine-tune"
+
+
+@dataclass(frozen=True)
+class Source:
+    """A data set: where it is now, where its job will read it, and the file that it is."""
+
+    now: Path
+    path: Path
+    #: The job gets a copy of it, because it may be deleted.
+    file: ClientFile | None = None
+
+
+class DatasetSources:
+    """Finds data sets."""
+
+    def __init__(self, settings: Settings, files: FileService) -> None:
+        self._settings = settings
+        self._files = files
+
+    def training(self, principal: Principal, request: TrainingRequest, work_dir: Path) -> Source:
+        """Return what is learned from. Raises ``InvalidRequest``."""
+        return self._find(principal, request.dataset_path, "datasetPath", work_dir / "training")
+
+    def validation(self, principal: Principal, request: TrainingRequest, work_dir: Path) -> Source | None:
+        """Return what is evaluated with; None without. Raises ``InvalidRequest``."""
+        if not request.validation_path:
+            return None
+        return self._find(principal, request.validation_path, "validationPath", work_dir / "validation")
+
+    def _find(self, principal: Principal, name: str, field: str, copy: Path) -> Source:
+        if not is_id(name, PREFIX):
+            path = existing_file(name, self._settings.data_roots, field)
+            return Source(path, path)
+        try:
+            file = self._files.find(principal, name, field)
+        except FileNotFound as error:
+            raise InvalidRequest.of("not_found", field, error.failure.message) from None
+        if file.purpose != _PURPOSE:
+            description = f"File '{name}' is for '{file.purpose}'; a data set must have been uploaded for '{_PURPOSE}'"
+            raise InvalidRequest.of("invalid_value", field, description)
+        return Source(self._files.path(file), copy.with_suffix(file.suffix), file)
