@@ -17,41 +17,38 @@ _MAX_PAIRS, _MAX_KEY, _MAX_VALUE = 16, 64, 512
 _METADATA_FILTER = re.compile(r"metadata\[(.{1,64})\]\Z", re.DOTALL)
 
 
-class _AutoInteger(Integer):
-    """``auto``, which is None, or a whole number."""
+class _OrAuto:
+    """``auto``, which becomes None; null too, as everywhere."""
 
+    def deserialize(self, value: Any, attr: str | None = None, data: Any = None, **kwargs: Any) -> Any:
+        if value is None or value == _AUTO:
+            return None
+        return super().deserialize(value, attr, data, **kwargs)  # type: ignore[misc]
+
+
+class _AutoInteger(_OrAuto, Integer):
     default_error_messages = {"invalid": "Must be 'auto' or a whole number."}
 
-    def _deserialize(self, value: Any, attr: str | None, data: Any, **kwargs: Any) -> Any:
-        return None if value == _AUTO else super()._deserialize(value, attr, data, **kwargs)
 
-
-class _AutoNumber(Number):
-    """``auto``, which is None, or a number."""
-
+class _AutoNumber(_OrAuto, Number):
     default_error_messages = {"invalid": "Must be 'auto' or a number."}
-
-    def _deserialize(self, value: Any, attr: str | None, data: Any, **kwargs: Any) -> Any:
-        return None if value == _AUTO else super()._deserialize(value, attr, data, **kwargs)
 
 
 class HyperParametersSchema(StrictSchema):
     """What every method has."""
 
-    n_epochs = _AutoInteger(load_default=None, allow_none=True, validate=validate.Range(min=1, max=50))
-    batch_size = _AutoInteger(load_default=None, allow_none=True, validate=validate.Range(min=1, max=256))
+    n_epochs = _AutoInteger(load_default=None, validate=validate.Range(min=1, max=50))
+    batch_size = _AutoInteger(load_default=None, validate=validate.Range(min=1, max=256))
     # The base rate times this must be a rate that can be trained with: below 1.
     learning_rate_multiplier = _AutoNumber(
-        load_default=None, allow_none=True, validate=validate.Range(min=0.0, min_inclusive=False, max=1000.0)
+        load_default=None, validate=validate.Range(min=0.0, min_inclusive=False, max=1000.0)
     )
 
 
 class DpoHyperParametersSchema(HyperParametersSchema):
     """And what DPO has."""
 
-    beta = _AutoNumber(
-        load_default=None, allow_none=True, validate=validate.Range(min=0.0, min_inclusive=False, max=2.0)
-    )
+    beta = _AutoNumber(load_default=None, validate=validate.Range(min=0.0, min_inclusive=False, max=2.0))
 
 
 class SupervisedSchema(StrictSchema):

@@ -1,5 +1,6 @@
 """Training jobs as OpenAI's clients see them, whichever face began them."""
 
+import math
 import time
 from pathlib import PurePath
 from typing import Any
@@ -73,7 +74,7 @@ def _of_native(job: TrainingJob) -> dict[str, Any]:
     params, validation = job.spec["params"], job.spec.get("validation")
     dpo = job.spec["method"] == Method.DPO
     shown = {
-        "n_epochs": params["epochs"],
+        "n_epochs": max(1, math.ceil(params["epochs"])),
         "batch_size": params["batch_size"] * params["gradient_accumulation_steps"],
         # Of the base rate of the interface document.
         "learning_rate_multiplier": params["learning_rate"] / 2e-4,

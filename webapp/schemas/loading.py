@@ -121,14 +121,18 @@ def _details(messages: dict[str, Any], prefix: str = "") -> list[Detail]:
     return found
 
 
+_WRONG_TYPE = (
+    *("Not a valid", "Field may not be null", "Must be a whole number.", "Must be a number.", "Must be text."),
+    "Must be 'auto' or a",
+)
+
+
 def _kind(text: str) -> str:
     """A stable word for one of marshmallow's sentences."""
     if text.startswith("Missing data"):
         return "required"
     if text.startswith("Unknown field"):
         return "unknown_field"
-    if text.startswith(
-        ("Not a valid", "Field may not be null", "Must be a whole number.", "Must be a number.", "Must be text.")
-    ):
+    if text.startswith(_WRONG_TYPE):
         return "invalid_type"
     return "invalid_text" if text.startswith("Must not hold control") else "invalid_value"
