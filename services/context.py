@@ -3,6 +3,7 @@
 from collections.abc import Callable
 from dataclasses import dataclass
 
+from services.limits import Allowance
 from store.sql.api_keys import Principal
 
 
@@ -15,6 +16,10 @@ def _nothing() -> None:
 
 
 def _ignore(_: str) -> None:
+    """There is nobody to tell."""
+
+
+def _forget(_: Allowance) -> None:
     """There is nobody to tell."""
 
 
@@ -33,5 +38,7 @@ class RequestContext:
     disconnected: Callable[[], bool] = _still_there
     #: Called with a model that has to be loaded first, before the request is sent.
     on_model_loading: Callable[[str], None] = _ignore
+    #: Called with what the key may still send, where there is a limit.
+    on_counted: Callable[[Allowance], None] = _forget
     #: Called once the request is on its way: nothing but waiting follows.
     on_submitted: Callable[[], None] = _nothing

@@ -239,6 +239,7 @@ class TooManyRequests(RateLimited):
     """The key has had its requests of this minute. ``reset`` is a Unix time in seconds."""
 
     def __init__(self, per_minute: int, reset: float) -> None:
+        self.per_minute, self.reset = per_minute, reset
         wait = max(1, math.ceil(reset - time.time()))
         description = f"This API key may send {per_minute} requests a minute; try again in {wait} s"
         super().__init__(description, [Detail("requests_per_minute", "", description)], wait)

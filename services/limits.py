@@ -9,6 +9,7 @@ import secrets
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass
 from typing import Any
 
 from limits import RateLimitItemPerMinute
@@ -46,6 +47,17 @@ return 1
 """
 
 
+@dataclass(frozen=True)
+class Allowance:
+    """What a key may still send."""
+
+    #: Requests a minute, and how many of them are left.
+    limit: int
+    remaining: int
+    #: When there is more again. Unix time, seconds.
+    reset: float
+
+
 class Limits:
     """The limits of one process's requests; the counts are everybody's."""
 
@@ -67,12 +79,18 @@ class Limits:
         if streams:
             threading.Thread(target=self._renew_held, name="leases", daemon=True).start()
 
-    def count_request(self, key_id: str) -> None:
-        """Raises ``TooManyRequests`` when the key has had its requests of this minute."""
-        if self._rate is None or self._window.hit(self._rate, key_id):
-            return
-        reset, _ = self._window.get_window_stats(self._rate, key_id)
-        raise TooManyRequests(self._rate.amount, reset)
+    def count_request(self, key_id: str) -> Allowance | None:
+        """Count a request; return what is left, None where there is no limit.
+
+        Raises ``TooManyRequests`` when the key has had its requests of this minute.
+        """
+        if self._rate is None:
+            return None
+        counted = self._window.hit(self._rate, key_id)
+        reset, remaining = self._window.get_window_stats(self._rate, key_id)
+        if not counted:
+            raise TooManyRequests(self._rate.amount, reset)
+        return Allowance(self._rate.amount, remaining, reset)
 
     @contextmanager
     def hold_stream(self, key_id: str, request_id: str) -> Iterator[None]:

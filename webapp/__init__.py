@@ -10,11 +10,11 @@ from webapp.http.authentication import BlueprintGuard
 from webapp.http.cors import Cors
 from webapp.http.error_handlers import ErrorHandlers, Face
 from webapp.openai import (
+    answer_headers,
     anthropic_error,
     files,
     fine_tuning,
     messages,
-    request_ids,
     responses,
     streams,
     tokens,
@@ -35,7 +35,7 @@ def create_app(settings: Settings) -> Flask:
     current.install(app, Services.create(settings))
     access_log.register(app)
     paths.install(app)
-    request_ids.install(app)
+    answer_headers.install(app)
     ErrorHandlers(
         app,
         Face("/api/v1", settings.port, native_error.error_body),

@@ -10,7 +10,7 @@ from engines.model_spec import ModelSpec, Task
 from services.access import Access
 from services.adapters import AdapterService
 from services.context import RequestContext
-from services.errors import InvalidRequest
+from services.errors import InvalidRequest, TooManyRequests
 from services.idempotency import Idempotency
 from services.inference.bodies import prepare
 from services.inference.generation_defaults import complete
@@ -18,7 +18,7 @@ from services.inference.responses_body import PATH as RESPONSES_PATH
 from services.inference.responses_body import response_id
 from services.inference.routing import Route, Router
 from services.inference.submission import GenerationRequest, OpenAIRequest, Submission
-from services.limits import Limits
+from services.limits import Allowance, Limits
 from services.models import ModelCatalog
 from store.redis.request_records import RequestRecord, RequestStore, new_request_id
 from store.sql.adapters import reference
@@ -136,7 +136,13 @@ class Admission:
     def _admit_caller(self, context: RequestContext) -> None:
         # A call may carry many requests, over a longer time than its key lives.
         self._access.require_active(context.principal)
-        self._limits.count_request(context.principal.id)
+        try:
+            allowance = self._limits.count_request(context.principal.id)
+        except TooManyRequests as error:
+            context.on_counted(Allowance(error.per_minute, 0, error.reset))
+            raise
+        if allowance is not None:
+            context.on_counted(allowance)
 
     def _begin_once(
         self,

@@ -403,8 +403,10 @@ def test_uploads_that_go_wrong(fake_stack: Stack, sdk: openai.OpenAI, stranger: 
         lambda: sdk.uploads.parts.create(upload.id, data=b"1"),
         lambda: sdk.uploads.complete(upload.id, part_ids=[part.id, rest.id]),
     ):
-        with pytest.raises(openai.ConflictError):
+        with pytest.raises(openai.ConflictError) as conflict:
             late()
+        # The SDK would send it twice more.
+        assert conflict.value.response.headers["x-should-retry"] == "false"
     assert sdk.uploads.cancel(upload.id).status == "cancelled"
     with pytest.raises(openai.BadRequestError) as large:
         sdk.uploads.create(filename="a.jsonl", purpose="batch", bytes=10**12, mime_type="x")

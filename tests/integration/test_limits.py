@@ -1,5 +1,6 @@
 """Bounds: queue, rate, streams of a key; priorities and hints."""
 
+import re
 import threading
 from typing import Any
 
@@ -74,8 +75,26 @@ def test_requests_a_minute_are_429_and_shared_by_processes(own_stack: Stack) -> 
         import openai
         import pytest
 
-        with pytest.raises(openai.RateLimitError):
+        with pytest.raises(openai.RateLimitError) as raised:
             client.chat.completions.create(model="fake", messages=[{"role": "user", "content": "x"}])
+        headers = raised.value.response.headers
+        assert raised.value.request_id == headers["x-request-id"]
+        assert headers["x-ratelimit-limit-requests"] == "5"
+        assert headers["x-ratelimit-remaining-requests"] == "0"
+        assert re.fullmatch(r"(\d+m)?\d+m?s", headers["x-ratelimit-reset-requests"])
+        assert int(headers["retry-after-ms"]) == 1000 * int(headers["retry-after"]) <= 60_000
+
+
+def test_what_is_left_is_told(own_stack: Stack) -> None:
+    own_stack.start_worker("w", ["--models", "fake"])
+    own_stack.start_web(CY_LLM_REQUESTS_PER_MINUTE="5")
+    with own_stack.openai() as client:
+        for left in (4, 3):
+            raw = client.chat.completions.with_raw_response.create(
+                model="fake", messages=[{"role": "user", "content": "x"}], max_tokens=1
+            )
+            assert raw.headers["x-ratelimit-remaining-requests"] == str(left)
+            assert int(raw.headers["openai-processing-ms"]) >= 0
 
 
 def test_streams_at_once_are_429_and_freed_at_their_end(own_stack: Stack) -> None:

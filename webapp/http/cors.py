@@ -14,7 +14,10 @@ from webapp.http.current import services
 _ALLOWED_METHODS = "GET, HEAD, POST, PUT, PATCH, DELETE, OPTIONS"
 _DEFAULT_HEADERS = "Authorization, Content-Type, X-API-Key, Api-Key, Idempotency-Key, Last-Event-ID"
 #: What a page may read beside the body.
-_EXPOSED_HEADERS = "Retry-After, X-Request-Id, Request-Id, WWW-Authenticate, Allow, X-Model-Loading"
+_EXPOSED_HEADERS = (
+    "Retry-After, Retry-After-Ms, X-Should-Retry, X-Request-Id, Request-Id, WWW-Authenticate, Allow, X-Model-Loading, "
+    "OpenAI-Processing-Ms, X-RateLimit-Limit-Requests, X-RateLimit-Remaining-Requests, X-RateLimit-Reset-Requests"
+)
 #: How long a browser remembers the answer. Seconds; browsers cut it to two hours themselves.
 _MAX_AGE_SECONDS = 7200
 #: The word that switches it off.

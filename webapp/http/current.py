@@ -6,6 +6,7 @@ from flask import Flask, Response, after_this_request, current_app, g, request
 
 from services.container import Services
 from services.context import RequestContext
+from services.limits import Allowance
 from store.sql.api_keys import Principal
 from webapp.gunicorn import admission_gate
 from webapp.gunicorn.connection import client_disconnected
@@ -42,6 +43,10 @@ def _announce_loading(model: str) -> None:
         return response
 
 
+def _note_allowance(allowance: Allowance) -> None:
+    g.allowance = allowance
+
+
 def context() -> RequestContext:
     """What services are told of the current call."""
     return RequestContext(
@@ -51,4 +56,5 @@ def context() -> RequestContext:
         disconnected=client_disconnected(),
         on_submitted=admission_gate.release,
         on_model_loading=_announce_loading,
+        on_counted=_note_allowance,
     )

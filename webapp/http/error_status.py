@@ -21,6 +21,12 @@ STATUS = {
 }
 
 
+#: The longest wait that OpenAI's SDK obeys. Seconds.
+_LONGEST_WAIT = 120
+#: Conflicts that the same request meets again.
+_FINAL = (Code.CONFLICT, Code.IDEMPOTENCY_CONFLICT)
+
+
 class HttpError(ServiceError):
     """What only HTTP knows: a method that is not allowed, a body that is too large."""
 
@@ -37,7 +43,13 @@ def status_of(error: ServiceError) -> int:
 def headers_of(error: ServiceError) -> dict[str, str]:
     headers = {}
     if error.retry_after is not None:
-        headers["Retry-After"] = str(error.retry_after)
+        # OpenAI's SDK does not retry at all where it is told to wait longer.
+        seconds = min(error.retry_after, _LONGEST_WAIT)
+        headers["Retry-After"] = str(seconds)
+        headers["Retry-After-Ms"] = str(seconds * 1000)
+    if error.failure.code in _FINAL:
+        # It would send a 409 again, and again.
+        headers["X-Should-Retry"] = "false"
     if error.failure.code == Code.UNAUTHORIZED:
         headers["WWW-Authenticate"] = "Bearer"
     return headers

@@ -4,8 +4,8 @@ from typing import Any
 
 from store.token_log.outcomes import Failure
 from webapp.http.error_status import STATUS
+from webapp.openai.answer_headers import request_id
 from webapp.openai.error_body import error_body
-from webapp.openai.request_ids import request_id
 
 #: The words that Anthropic's clients look at, by status (https://docs.anthropic.com/en/api/errors).
 _TYPES = {
