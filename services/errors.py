@@ -133,6 +133,14 @@ class FileNotFound(NotFound):
         super().__init__(description, [Detail("file_not_found", field, description)])
 
 
+class BatchNotFound(NotFound):
+    """No such batch."""
+
+    def __init__(self, batch_id: str) -> None:
+        description = f"No batch found with id '{batch_id}'"
+        super().__init__(description, [Detail("batch_not_found", "batch_id", description)])
+
+
 class UploadNotFound(NotFound):
     """No such upload."""
 

@@ -207,6 +207,10 @@ class ModelCatalog:
         """Return one model. Raises ``ModelNotFound``."""
         return self._view(principal, self.resolve(name, "modelId"), self._presence.fleet())
 
+    def fleet(self) -> Fleet:
+        """Return the workers as they are now. Raises ``redis.RedisError``."""
+        return self._presence.fleet()
+
     def statuses(self) -> dict[str, str]:
         """Return model id -> its status (``ModelView.status``)."""
         fleet = self._presence.fleet()

@@ -221,6 +221,22 @@ class Stack:
         command += ["-n", f"{name}@test", "--without-gossip", "--without-mingle", *(options or [])]
         return self.run(name, command, **env)
 
+    def spawn_background(self, name: str = "work") -> Process:
+        """Start a ``cpu-work`` worker; who needs its work waits for that."""
+        options = [
+            "-Q",
+            "cpu-work",
+            "-P",
+            "threads",
+            "-c",
+            "4",
+            "-n",
+            f"{name}@h",
+            "--without-gossip",
+            "--without-mingle",
+        ]
+        return self.run(name, [script("celery"), "-A", "tasks", "worker", *options])
+
     def start_trainer(self, name: str = "train", **env: str) -> Process:
         """Start a gpu-train worker and wait until it takes jobs."""
         command = [script("celery"), "-A", "tasks", "worker", "-Q", "gpu-train", "-P", "threads", "-c", "1"]

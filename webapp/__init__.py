@@ -22,6 +22,7 @@ from webapp.openai import (
 )
 from webapp.openai import error_body as openai_error
 from webapp.openai import views as openai
+from webapp.openai.batches import views as batches
 from webapp.v1 import adapters, health, inference, models, probes, requests, training, websocket
 from webapp.v1 import error_body as native_error
 
@@ -61,6 +62,7 @@ def create_app(settings: Settings) -> Flask:
     guard.register(tokens.bp, Scope.OPENAI)
     guard.register(files.bp, Scope.OPENAI)
     guard.register(uploads.bp, Scope.OPENAI)
+    guard.register(batches.bp, Scope.OPENAI)
     guard.register(fine_tuning.bp, Scope.TRAINING)
     guard.register(openai.admin_bp, Scope.TRAINING)
     guard.register_public(probes.bp)

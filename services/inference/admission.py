@@ -27,6 +27,8 @@ from store.token_log.entries import Outcome, encode
 from store.token_log.outcomes import Code
 from tasks.broker.names import HIGHEST_PRIORITY
 
+#: vLLM serves the lowest number first; a client's own is 0 or less.
+BACKGROUND_PRIORITY = 1
 #: Failures that are the system's, not the request's.
 _PASSING = (Code.INTERNAL_ERROR, Code.INSUFFICIENT_RESOURCES, Code.MODEL_NOT_READY)
 
@@ -91,7 +93,11 @@ class Admission:
 
     def admit_openai(self, context: RequestContext, request: OpenAIRequest) -> Submission:
         """Admit a call of the OpenAI-compatible API. Raises as :meth:`admit`."""
-        self._admit_caller(context)
+        if request.background:
+            # What a batch may have is not counted by the minute.
+            self._access.require_active(context.principal)
+        else:
+            self._admit_caller(context)
         named = self._models.resolve_name(context.principal, request.model)
         self._require_task(named.spec, request.tasks, "model")
         prepared = prepare(request.path, request.body, named.spec)
@@ -102,6 +108,8 @@ class Admission:
             served_name = reference(named.adapter) if named.adapter else named.folder or named.spec.id
             request_id = new_request_id()
             named_body = {**prepared.body, "model": served_name}
+            if request.background:
+                named_body["priority"] = BACKGROUND_PRIORITY
             if request.path == RESPONSES_PATH:
                 # The same id in each attempt.
                 named_body["request_id"] = response_id(request_id)
@@ -118,7 +126,8 @@ class Admission:
                 asked_name=request.model if named.keeps_its_name and request.model_given else None,
                 streamed=bool(request.body.get("stream")),
                 kept_as=response_id(request_id) if request.on_record else None,
-                priority=HIGHEST_PRIORITY if request.light else prepared.priority,
+                background=request.background,
+                priority=HIGHEST_PRIORITY if request.light else 0 if request.background else prepared.priority,
             )
             return record, route
 

@@ -60,7 +60,8 @@ class InferenceService:
         record, route = submission.record, submission.route
         with ExitStack() as stack:
             with self.idempotency.forget_on_error(submission.idempotency_name):
-                stack.enter_context(self.limits.hold_stream(context.principal.id, record.id))
+                if not record.background:
+                    stack.enter_context(self.limits.hold_stream(context.principal.id, record.id))
                 if route is None:
                     stream = stack.enter_context(self._attach(context, record, START))
                 else:

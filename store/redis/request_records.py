@@ -59,6 +59,7 @@ class RequestRecord:
         asked_name: str | None = None,
         kept_as: str | None = None,
         streamed: bool = False,
+        background: bool = False,
         **common: Any,
     ) -> "RequestRecord":
         payload = {
@@ -69,6 +70,7 @@ class RequestRecord:
             "asked_name": asked_name,
             "kept_as": kept_as,
             "streamed": streamed,
+            "background": background,
         }
         return cls(kind=cls.OPENAI, payload=payload, **common)
 
@@ -94,6 +96,11 @@ class RequestRecord:
     def resumable(self) -> bool:
         """Whether a client that left may come back for the rest."""
         return self.kind == self.GENERATE or bool(self.payload.get("streamed"))
+
+    @property
+    def background(self) -> bool:
+        """Whether it is a line of a batch, which nobody waits for."""
+        return bool(self.payload.get("background"))
 
     @property
     def log_fields(self) -> dict[str, str]:

@@ -131,6 +131,17 @@ class ApiKeyAuthenticator:
                 self._active[principal.id] = active
         return active
 
+    def find(self, principal_id: str) -> Principal | None:
+        """Return whose id it is, revoked or not; for work that goes on behind its call. Raises ``SQLAlchemyError``."""
+        for _, principal in self._fixed:
+            if principal.id == principal_id:
+                return principal
+        if principal_id == ANONYMOUS.id:
+            return ANONYMOUS
+        with self._sessions() as session:
+            row = session.get(ApiKey, principal_id)
+        return _principal(row) if row is not None else None
+
     @property
     def cached(self) -> int:
         """How many tokens are remembered now."""

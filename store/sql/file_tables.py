@@ -1,8 +1,8 @@
-"""The tables of clients' files."""
+"""The tables of clients' files, and of the batches that are made of them."""
 
 from datetime import datetime
 
-from sqlalchemy import BigInteger, ForeignKey, String
+from sqlalchemy import JSON, BigInteger, ForeignKey, String
 from sqlalchemy.orm import Mapped, mapped_column
 
 from store.sql.tables import Base, Utc, now
@@ -64,3 +64,42 @@ class UploadPart(Base):
     upload_id: Mapped[str] = mapped_column(ForeignKey("uploads.id", ondelete="CASCADE"), index=True)
     bytes: Mapped[int] = mapped_column(BigInteger)
     created_at: Mapped[datetime] = mapped_column(Utc, default=now)
+
+
+class Batch(Base):
+    """Many requests in one file. Only ``store.sql.batches`` writes it."""
+
+    __tablename__ = "batches"
+
+    id: Mapped[str] = mapped_column(String(40), primary_key=True)
+    tenant: Mapped[str] = mapped_column(String(64), default=DEFAULT_TENANT, server_default=DEFAULT_TENANT, index=True)
+    #: The key that made it: its lines are its requests.
+    owner: Mapped[str] = mapped_column(String(40))
+    endpoint: Mapped[str] = mapped_column(String(64))
+    input_file_id: Mapped[str] = mapped_column(String(40))
+    #: The model of the first line; empty before.
+    model: Mapped[str] = mapped_column(String(256), default="")
+    #: OpenAI's word.
+    status: Mapped[str] = mapped_column(String(16), default="validating", index=True)
+    #: Counted up by whoever takes it on: what an earlier runner writes is refused.
+    fence: Mapped[int] = mapped_column(default=0)
+    total: Mapped[int] = mapped_column(default=0)
+    completed: Mapped[int] = mapped_column(default=0)
+    failed: Mapped[int] = mapped_column(default=0)
+    #: ``input_tokens``, ``cached_tokens``, ``output_tokens``, ``reasoning_tokens`` of all lines that were answered.
+    usage: Mapped[dict] = mapped_column(JSON, default=dict)
+    #: What is wrong with the file: ``code``, ``message``, ``param``, ``line``.
+    errors: Mapped[list] = mapped_column(JSON, default=list)
+    #: The client's own.
+    labels: Mapped[dict] = mapped_column("metadata", JSON, default=dict)
+    #: How long the output files are kept, in seconds; None is for ever.
+    keep_seconds: Mapped[int | None]
+    output_file_id: Mapped[str] = mapped_column(String(40), default="")
+    error_file_id: Mapped[str] = mapped_column(String(40), default="")
+    created_at: Mapped[datetime] = mapped_column(Utc, default=now)
+    expires_at: Mapped[datetime] = mapped_column(Utc)
+    in_progress_at: Mapped[datetime | None] = mapped_column(Utc)
+    cancelling_at: Mapped[datetime | None] = mapped_column(Utc)
+    finalizing_at: Mapped[datetime | None] = mapped_column(Utc)
+    #: When it came to its end: ``completed``, ``failed``, ``expired`` or ``cancelled``.
+    ended_at: Mapped[datetime | None] = mapped_column(Utc)

@@ -12,6 +12,8 @@ PRIORITY_STEPS = list(range(HIGHEST_PRIORITY + 1))
 TASK_GENERATE = "inference.generate"
 TASK_TRAIN = "training.train"
 TASK_BACKGROUND = "background.run"
+#: The kind of the background job that runs all batches.
+BATCHES = "batches"
 
 
 def model_queue(model: str) -> str:

@@ -113,5 +113,6 @@ class Heartbeat:
             models=models,
             model_states=hosted.describe(),
             in_flight=self._host.in_flight,
+            background=self._host.background,
             capacity=self._capacity,
         )

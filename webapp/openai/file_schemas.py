@@ -38,7 +38,9 @@ class FileSchema(NullIsAbsentSchema):
     expires_after = fields.Nested(FormExpirySchema, load_default=None)
 
 
-def _id_of(prefix: str) -> Any:
+def id_of(prefix: str) -> Any:
+    """Return a validator of ids that may have been made with ``prefix``."""
+
     def check(value: str) -> None:
         if not is_id(value, prefix):
             raise ValidationError("Must be the id of the last element of the page before.")
@@ -52,7 +54,7 @@ class FileListQuery(NullIsAbsentSchema):
     purpose = fields.String(load_default=None, validate=validate.OneOf([*PURPOSES, *_MADE]))
     limit = Digits(load_default=10_000, validate=validate.Range(min=1, max=10_000))
     order = fields.String(load_default="desc", validate=validate.OneOf(["asc", "desc"]))
-    after = Name(load_default=None, validate=_id_of(files.PREFIX))
+    after = Name(load_default=None, validate=id_of(files.PREFIX))
 
 
 class UploadSchema(NullIsAbsentSchema):
@@ -69,7 +71,7 @@ class CompleteSchema(NullIsAbsentSchema):
     """``POST /v1/uploads/{id}/complete``."""
 
     part_ids = fields.List(
-        Name(validate=_id_of(uploads.PART_PREFIX)), required=True, validate=validate.Length(min=1, max=10_000)
+        Name(validate=id_of(uploads.PART_PREFIX)), required=True, validate=validate.Length(min=1, max=10_000)
     )
     md5 = fields.String(load_default="")
 

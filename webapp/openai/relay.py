@@ -2,7 +2,6 @@
 
 from collections.abc import Iterator
 from contextlib import ExitStack
-from typing import Any
 
 from flask import Response
 
@@ -11,12 +10,12 @@ from services.inference.request_stream import ClientDisconnected, RequestStream
 from services.inference.submission import OpenAIRequest, Submission
 from store.redis.request_records import RequestRecord
 from store.token_log.entries import START, Entry, Kind, Outcome
-from store.token_log.outcomes import Code, Failure
 from webapp.gunicorn.socket_writer import stream_response
 from webapp.http import sse
 from webapp.http.access_log import answer, bind_log_fields
 from webapp.http.current import context, services
 from webapp.openai.dialects import Dialect, DialectMaker, OpenAIDialect, Skipping, dialect_of
+from webapp.openai.whole_answer import Cancelled, failure_of, read_body, read_head
 
 #: How often a call is begun anew whose idempotency key had joined it to one that was just being given up.
 _TRIES = 3
@@ -40,7 +39,7 @@ def follow(record: RequestRecord, received: int) -> Response:
         stream = stack.enter_context(services().inference.resume(context(), record, START))
         stream.finish_when_stopping = True
         entries = stream.entries()
-        head = _head(entries, patient=False)
+        head = read_head(entries, patient=False)
         dialect = Skipping(dialect_of(record.payload["path"]), received)
         return sse.response(_events(stack.pop_all(), stream, entries, dialect), head["status"] if head else 200)
 
@@ -60,19 +59,19 @@ def _relay(request: OpenAIRequest, streamed: bool, dialect: DialectMaker) -> Res
         stream.finish_when_stopping = True
         entries = stream.entries()
         try:
-            head = _head(entries, patient=not streamed)
+            head = read_head(entries, patient=not streamed)
             if head is None or head["content_type"].startswith("text/event-stream"):
                 return sse.response(
                     _events(stack.pop_all(), stream, entries, dialect()), head["status"] if head else 200
                 )
-            status, whole = head["status"], _whole_body(entries)
+            status, whole = head["status"], read_body(entries)
             if status >= 400:
                 refusal.tell()
                 whole = dialect().refusal_body(whole, status)
             return Response(whole, status=status, content_type=head["content_type"])
         except ClientDisconnected:
             return Response(status=499)
-        except _Cancelled as error:
+        except Cancelled as error:
             if submission.route is None:
                 raise _JoinedALostTry(error.failure) from None
             raise
@@ -89,47 +88,12 @@ class _Refusal:
         return self
 
     def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
-        if kind is not None and issubclass(kind, ServiceError) and not issubclass(kind, _Cancelled):
+        if kind is not None and issubclass(kind, ServiceError) and not issubclass(kind, Cancelled):
             self.tell()
 
     def tell(self) -> None:
         if self._tell is not None:
             self._tell(self._record)
-
-
-class _Cancelled(RequestFailed):
-    """The request ended without an answer, because a client wanted no more."""
-
-
-def _head(entries: Iterator[Entry | None], patient: bool) -> dict[str, Any] | None:
-    """Wait for the head of the answer.
-
-    A stream is begun without it (None) when it is late, so that keep-alive comments can
-    be sent. Raises ``RequestFailed`` when the request ended before it.
-    """
-    for entry in entries:
-        if entry is None and not patient:
-            return None
-        if entry is not None and entry.kind == Kind.HEAD:
-            return entry.json()
-        if entry is not None and entry.terminal:
-            raise _failed(entry)
-    raise AssertionError("a log always ends with a terminal entry")
-
-
-def _whole_body(entries: Iterator[Entry | None]) -> bytes:
-    parts = []
-    for entry in entries:
-        if entry is not None and entry.kind == Kind.BODY:
-            parts.append(entry.data)
-        elif entry is not None and entry.terminal and entry.json()["outcome"] != Outcome.FINISHED:
-            raise _failed(entry)
-    return b"".join(parts)
-
-
-def _failed(entry: Entry) -> RequestFailed:
-    kind = _Cancelled if entry.json()["outcome"] == Outcome.CANCELLED else RequestFailed
-    return kind(_failure(entry))
 
 
 def _events(
@@ -150,7 +114,7 @@ def _events(
                 return dialect.refusal(entry.data)
             return dialect.pass_on(entry.data)
         elif entry.terminal and entry.json()["outcome"] != Outcome.FINISHED:
-            failure = _failure(entry)
+            failure = failure_of(entry)
             line.code = failure.code
             return dialect.error(failure)
         return b""
@@ -167,10 +131,3 @@ def _events(
             known = as_service_error(error)
             line.failed(known)
             yield dialect.error(known.failure)
-
-
-def _failure(entry: Entry) -> Failure:
-    end = entry.json()
-    if end["outcome"] == Outcome.CANCELLED:
-        return Failure(Code.INSUFFICIENT_RESOURCES, "The request was cancelled")
-    return Failure.from_dict(end["error"])

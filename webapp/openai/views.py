@@ -3,26 +3,16 @@
 from typing import Any
 
 from flask import Blueprint, Response, jsonify
-from marshmallow import Schema
 
-from engines.model_spec import Task
 from engines.registry import DEFAULT_ALIAS
 from services.errors import ModelNotDeletable
-from services.inference.submission import OpenAIRequest
 from store.sql.adapters import reference
 from store.sql.tables import Adapter
 from webapp.gunicorn.admission_gate import serialized
 from webapp.http.current import principal, services
 from webapp.http.parsing import parse_body
+from webapp.openai.endpoints import ENDPOINTS, to_request
 from webapp.openai.relay import relay
-from webapp.openai.schemas import (
-    ChatSchema,
-    ClassifySchema,
-    CompletionSchema,
-    EmbeddingSchema,
-    RerankSchema,
-    ScoreSchema,
-)
 
 bp = Blueprint("openai", __name__, url_prefix="/v1")
 #: What changes what others get: for those who may train.
@@ -35,21 +25,21 @@ root = Blueprint("openai_root", __name__)
 @serialized
 def chat_completions() -> Response:
     """Chat, whole or streamed."""
-    return _relay("/v1/chat/completions", ChatSchema)
+    return _relay("/v1/chat/completions")
 
 
 @bp.post("/completions")
 @serialized
 def completions() -> Response:
     """A text continued, whole or streamed; no chat template."""
-    return _relay("/v1/completions", CompletionSchema)
+    return _relay("/v1/completions")
 
 
 @bp.post("/embeddings")
 @serialized
 def embeddings() -> Response:
     """The vectors of texts."""
-    return _relay("/v1/embeddings", EmbeddingSchema, (Task.EMBED,))
+    return _relay("/v1/embeddings")
 
 
 @bp.post("/score")
@@ -57,7 +47,7 @@ def embeddings() -> Response:
 @serialized
 def score() -> Response:
     """How well pairs of texts fit."""
-    return _relay("/v1/score", ScoreSchema, (Task.SCORE, Task.EMBED))
+    return _relay("/v1/score")
 
 
 @bp.post("/rerank")
@@ -66,7 +56,7 @@ def score() -> Response:
 @serialized
 def rerank() -> Response:
     """Documents, the one that fits a query best first."""
-    return _relay("/v1/rerank", RerankSchema, (Task.SCORE, Task.EMBED))
+    return _relay("/v1/rerank")
 
 
 @bp.post("/classify")
@@ -74,7 +64,7 @@ def rerank() -> Response:
 @serialized
 def classify() -> Response:
     """The classes of texts, with their probabilities."""
-    return _relay("/classify", ClassifySchema, (Task.CLASSIFY,))
+    return _relay("/classify")
 
 
 @bp.get("/models")
@@ -131,8 +121,6 @@ def _describe_adapter(adapter: Adapter) -> dict[str, Any]:
     }
 
 
-def _relay(path: str, schema: type[Schema], tasks: tuple[str, ...] = (Task.GENERATE,)) -> Response:
-    body = parse_body(schema)
-    model = body.get("model")
-    request = OpenAIRequest(model or DEFAULT_ALIAS, path, body, model is not None, tasks)
-    return relay(request, bool(body.get("stream")))
+def _relay(path: str) -> Response:
+    body = parse_body(ENDPOINTS[path].schema)
+    return relay(to_request(path, body), bool(body.get("stream")))

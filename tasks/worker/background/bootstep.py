@@ -9,8 +9,9 @@ from settings import Settings
 from store.redis.client import connect
 from store.sql import db
 from store.sql.background_jobs import BackgroundJobStore
+from store.sql.batches import BatchStore
 from tasks.broker import submit
-from tasks.broker.names import QUEUE_BACKGROUND
+from tasks.broker.names import BATCHES, QUEUE_BACKGROUND
 from tasks.worker.background.handlers import PERIODIC, HandlerContext
 from tasks.worker.background.runner import BackgroundRunner
 from tasks.worker.celery_internals import disable_acknowledgement
@@ -34,7 +35,11 @@ class BackgroundStep(bootsteps.StartStopStep):
         sessions = db.sessions(db.connect(settings.database_url))
         jobs = BackgroundJobStore(sessions)
 
+        batches = BatchStore(sessions)
+
         def save_due() -> None:
+            if batches.any_open():
+                jobs.create_periodic(BATCHES, 1.0)
             for kind, every in PERIODIC.items():
                 jobs.create_periodic(kind, every)
 

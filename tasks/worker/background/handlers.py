@@ -1,22 +1,28 @@
 """What background jobs do, by kind. A handler may be run twice: it must come to the same end."""
 
 import logging
+import subprocess
+import sys
+import threading
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 from sqlalchemy.orm import Session, sessionmaker
 
-from settings import Settings
+from settings import ROOT, Settings
 from store.files.files import FileStore
 from store.files.uploads import UploadStore
 from store.sql.adapters import AdapterStore
 from store.sql.background_jobs import BackgroundJobStore
+from tasks.broker.names import BATCHES
 
 log = logging.getLogger(__name__)
 
 #: How long an ended background job can be looked up. Seconds.
 _KEEP_ENDED_SECONDS = 86_400.0
+#: How often a child process is looked at. Seconds.
+_POLL_SECONDS = 0.2
 
 
 @dataclass(frozen=True)
@@ -25,6 +31,8 @@ class HandlerContext:
 
     settings: Settings
     sessions: sessionmaker[Session]
+    #: Set when the job was taken away.
+    lost: threading.Event = field(default_factory=threading.Event)
 
 
 Handler = Callable[[HandlerContext, dict[str, Any]], str]
@@ -44,6 +52,23 @@ def expire(context: HandlerContext, payload: dict[str, Any]) -> str:
     return f"{len(purged)} adapters, {expired} files, {forgotten} jobs"
 
 
-HANDLERS: dict[str, Handler] = {"expire": expire}
+def run_batches(context: HandlerContext, payload: dict[str, Any]) -> str:
+    """Run all batches that are open, in a process of their own: they need what front doors do with a request."""
+    process = subprocess.Popen([sys.executable, "-m", "webapp.openai.batches"], cwd=ROOT)
+    try:
+        while process.poll() is None:
+            if context.lost.wait(_POLL_SECONDS):
+                # Somebody else runs them.
+                break
+    finally:
+        if process.poll() is None:
+            process.kill()
+        status = process.wait()
+    if status:
+        raise RuntimeError(f"the runner of batches ended with status {status}")
+    return "no batch is open"
+
+
+HANDLERS: dict[str, Handler] = {"expire": expire, BATCHES: run_batches}
 #: Kind -> how often it is due. Seconds.
 PERIODIC = {"expire": 60.0}

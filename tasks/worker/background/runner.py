@@ -2,6 +2,7 @@
 
 import logging
 import threading
+from dataclasses import replace
 
 from sqlalchemy.exc import SQLAlchemyError
 
@@ -29,8 +30,8 @@ class BackgroundRunner:
         job = self._jobs.load(job_id) if lease is not None else None
         if lease is None or job is None:
             return
-        ended = threading.Event()
-        renewer = threading.Thread(target=self._renew, args=(lease, ended), name="lease", daemon=True)
+        ended, lost = threading.Event(), threading.Event()
+        renewer = threading.Thread(target=self._renew, args=(lease, ended, lost), name="lease", daemon=True)
         renewer.start()
         try:
             if job.attempts > MAX_ATTEMPTS:
@@ -38,7 +39,8 @@ class BackgroundRunner:
             elif job.kind not in HANDLERS:
                 status, message = BackgroundStatus.FAILED, f"No handler for the kind {job.kind!r}"
             else:
-                status, message = BackgroundStatus.COMPLETED, HANDLERS[job.kind](self._context, job.payload)
+                message = HANDLERS[job.kind](replace(self._context, lost=lost), job.payload)
+                status = BackgroundStatus.COMPLETED
         except Exception as error:
             log.exception("A background job failed", extra={"job_id": job_id})
             status, message = BackgroundStatus.FAILED, f"{type(error).__name__}; the worker's log tells more"
@@ -50,11 +52,12 @@ class BackgroundRunner:
         except LeaseLostError as error:
             log.warning("The background job was taken away: %s", error)
 
-    def _renew(self, lease: Lease, ended: threading.Event) -> None:
+    def _renew(self, lease: Lease, ended: threading.Event, lost: threading.Event) -> None:
         while not ended.wait(LEASE_SECONDS / 4):
             try:
                 self._jobs.renew(lease)
             except LeaseLostError:
+                lost.set()
                 return
             except SQLAlchemyError as error:
                 log.warning("The lease cannot be renewed now: %s", error.__class__.__name__)

@@ -68,6 +68,11 @@ class ActiveRequests:
     def __len__(self) -> int:
         return len(self._active)
 
+    @property
+    def background(self) -> int:
+        """How many of them are lines of batches."""
+        return sum(active.record.background for active in list(self._active.values()))
+
     def add(self, active: ActiveRequest) -> None:
         """A newer attempt at the same request replaces the older one, which is refused by its log."""
         self._active[active.record.id] = active

@@ -1,0 +1,43 @@
+"""How many lines of batches may be asked at once: what people leave free."""
+
+import time
+from collections import Counter
+
+from store.redis.presence import Fleet
+
+#: While somebody is always there, one line is asked after so long, so that batches come to an end. Seconds.
+_PATIENCE = 30.0
+
+
+class Slots:
+    """The free places of each model's workers. Of one thread."""
+
+    def __init__(self, per_worker: int) -> None:
+        self._per_worker = per_worker
+        self._taken: Counter[str] = Counter()
+        self._last_start: dict[str, float] = {}
+
+    def take(self, model: str) -> None:
+        """A line is asked."""
+        self._taken[model] += 1
+        self._last_start[model] = time.monotonic()
+
+    def give_back(self, model: str) -> None:
+        """It was answered."""
+        self._taken[model] -= 1
+
+    def free(self, fleet: Fleet, model: str) -> int:
+        """Return how many lines may be asked of a model now.
+
+        When nobody is there, as many as each worker takes; as soon as somebody is, none more.
+        """
+        workers = fleet.serving(model)
+        if not workers:
+            # A model that is loaded on demand is loaded for one line, and shows then.
+            return int(fleet.on_demand(model) and not self._taken[model])
+        people = sum(worker.in_flight - worker.background for worker in workers)
+        if people > 0:
+            started = self._last_start.setdefault(model, time.monotonic())
+            return int(not self._taken[model] and time.monotonic() - started >= _PATIENCE)
+        places = sum(min(self._per_worker, worker.capacity or self._per_worker) for worker in workers)
+        return max(0, places - self._taken[model])
