@@ -82,7 +82,7 @@ class BatchService:
         batch_id = new_batch_id()
         folder = BatchFolder(self._settings.files_root, batch_id)
         try:
-            self._files.give(file, folder.input)
+            self._files.give(self._files.path(file), folder.input, "input_file_id")
             batch = self._store.create(
                 batch_id,
                 tenant=principal.tenant,

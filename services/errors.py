@@ -6,7 +6,7 @@ import time
 from collections.abc import Iterable
 
 from redis.exceptions import RedisError
-from sqlalchemy.exc import SQLAlchemyError
+from sqlalchemy.exc import DataError, SQLAlchemyError
 
 from store.token_log import outcomes
 from store.token_log.outcomes import Code, Detail, Failure
@@ -306,6 +306,9 @@ def as_service_error(error: BaseException) -> ServiceError:
         case RedisError():
             log.error("Redis cannot be used: %s", error)
             return RedisUnavailable()
+        case DataError():
+            # PostgreSQL takes no NUL, and no half characters.
+            return InvalidRequest.of("invalid_value", "", "A name or an id holds characters that no name has")
         case SQLAlchemyError():
             # Its text may hold values of the statement.
             log.error("The database cannot be used: %s", error.__class__.__name__)

@@ -59,18 +59,18 @@ class FileService:
         self._limits.count_request(principal.id)
         self.require_room(principal, 0)
 
-    def require_room(self, principal: Principal, size: int) -> None:
+    def require_room(self, principal: Principal, size: int, field: str = "file") -> None:
         """Raises ``InvalidRequest`` when a tenant keeps as much as it may."""
         use = self._store.use(principal.tenant)
         if use.files >= self._settings.max_files:
             description = f"{use.files} files are kept already, and {self._settings.max_files} may be: delete some"
-            raise InvalidRequest.of("too_many_files", "file", description)
+            raise InvalidRequest.of("too_many_files", field, description)
         if use.bytes + size > self._settings.max_stored_bytes:
             description = (
                 f"The files that are kept hold {use.bytes} bytes; with this one it would be more than the "
                 f"{self._settings.max_stored_bytes} allowed: delete some"
             )
-            raise InvalidRequest.of("storage_full", "file", description)
+            raise InvalidRequest.of("storage_full", field, description)
 
     def begin(self, limit: int) -> IncomingFile:
         """Begin to write a file of up to ``limit`` bytes. Raises ``StorageFailed``."""
@@ -112,20 +112,26 @@ class FileService:
         return self._store.page(self._access.visible_tenant(principal), purpose, limit, after, newest_first)
 
     def path(self, file: ClientFile) -> Path:
-        """Return where a file's bytes lie."""
-        return self._store.path(file)
+        """Return where a file's bytes lie. Raises ``FileNotFound`` where they are gone."""
+        path = self._store.path(file)
+        if not path.exists():
+            raise FileNotFound(file.id)
+        return path
 
     def delete(self, principal: Principal, file_id: str) -> None:
         """Delete a file; what was begun with it goes on. Raises ``FileNotFound``."""
         with storage_errors():
             self._store.delete(self.find(principal, file_id))
 
-    def give(self, file: ClientFile, target: Path) -> None:
-        """Let a file also lie at ``target``, for work that outlives it. Raises ``FileNotFound``, ``StorageFailed``."""
+    def give(self, source: Path, target: Path, field: str) -> None:
+        """Let a file also lie at ``target``, for work that outlives it.
+
+        Raises ``InvalidRequest``, which names ``field``, where it was deleted meanwhile, ``StorageFailed``.
+        """
         try:
-            self._store.folder.give(self._store.path(file), target)
+            self._store.folder.give(source, target)
         except FileNotFoundError:
-            raise FileNotFound(file.id) from None
+            raise InvalidRequest.of("not_found", field, f"What '{field}' names was deleted meanwhile") from None
         except OSError as error:
             raise _failed(error) from error
 
@@ -135,12 +141,12 @@ def keep_seconds(new: NewFile) -> int | None:
     return _KEEP_SECONDS.get(new.purpose) if new.keep_seconds is None else new.keep_seconds
 
 
-def shown_name(filename: str) -> str:
+def shown_name(filename: str, field: str = "file") -> str:
     """Return a client's name of a file without its folders. Raises ``InvalidRequest``."""
     name = filename.replace("\\", "/").rpartition("/")[2].strip() or "file"
     if len(name) > _MAX_NAME or has_control_characters(name) or not is_whole(name):
         description = f"The name of a file is at most {_MAX_NAME} characters, without control characters"
-        raise InvalidRequest.of("invalid_value", "file", description)
+        raise InvalidRequest.of("invalid_value", field, description)
     return name
 
 

@@ -34,15 +34,16 @@ class UploadService:
         if size > self._files.max_bytes:
             description = f"{size} bytes are more than a file may have ({self._files.max_bytes})"
             raise InvalidRequest.of("file_too_large", "bytes", description)
-        self._files.require_room(principal, size)
-        if self._store.count_pending(principal.tenant) >= _MAX_OPEN:
+        uploads, announced = self._store.pending(principal.tenant)
+        self._files.require_room(principal, size + announced, "bytes")
+        if uploads >= _MAX_OPEN:
             description = f"{_MAX_OPEN} uploads are open already: complete or cancel some"
             raise InvalidRequest.of("too_many_uploads", "", description)
         return self._store.create(
             tenant=principal.tenant,
             owner=principal.id,
             purpose=new.purpose,
-            filename=shown_name(new.filename),
+            filename=shown_name(new.filename, "filename"),
             size=size,
             lifetime=_LIFETIME_SECONDS,
             keep_seconds=new.keep_seconds,
@@ -55,21 +56,36 @@ class UploadService:
 
     def admit_part(self, principal: Principal, upload_id: str) -> Upload:
         """A part is about to come. Raises ``UploadNotFound``, ``Conflict``, ``InvalidRequest``."""
+        self._access.require_active(principal)
+        self._limits.count_request(principal.id)
         upload = self._find(principal, upload_id)
         if status_of(upload) != UploadStatus.PENDING:
             raise _not_open(upload)
+        self._require_room_for_part(upload, 0)
+        return upload
+
+    @staticmethod
+    def part_limit(upload: Upload) -> int:
+        """Return how large a part may be. Bytes."""
+        return min(MAX_PART_BYTES, upload.bytes)
+
+    def _require_room_for_part(self, upload: Upload, size: int) -> None:
         sizes = self._store.parts(upload).values()
-        # Parts that failed may come twice: what is left over is thrown away.
-        if len(sizes) >= _MAX_PARTS or sum(sizes) > 2 * upload.bytes + MAX_PART_BYTES:
+        # A part whose answer was lost may come twice; what is left over is thrown away.
+        if len(sizes) >= _MAX_PARTS or sum(sizes) + size > 2 * upload.bytes:
             description = f"More has come than the {upload.bytes} bytes that were announced: complete it, or cancel it"
             raise InvalidRequest.of("too_many_parts", "data", description)
-        return upload
 
     def add_part(self, upload: Upload, incoming: IncomingFile) -> UploadPart:
         """Keep a part that has come whole. Raises ``Conflict``, ``InvalidRequest``."""
         if not incoming.bytes:
             incoming.discard()
             raise InvalidRequest.of("empty_file", "data", "The part is empty")
+        try:
+            self._require_room_for_part(upload, incoming.bytes)
+        except InvalidRequest:
+            incoming.discard()
+            raise
         with storage_errors():
             part = self._store.add_part(upload, incoming)
         if part is None:
@@ -92,25 +108,30 @@ class UploadService:
         if total != upload.bytes:
             description = f"The parts have {total} bytes together, and {upload.bytes} were announced"
             raise InvalidRequest.of("size_mismatch", "part_ids", description)
-        self._files.require_room(principal, total)
-        if status_of(upload) != UploadStatus.PENDING or not self._store.begin_completing(upload):
+        self._files.require_room(principal, total, "part_ids")
+        if status_of(upload) != UploadStatus.PENDING:
             raise _not_open(upload)
-        try:
-            self._join(upload, part_ids, md5)
-        except BaseException:
-            self._store.reopen(upload)
-            raise
-        return self._find(principal, upload_id)
+        joined = self._join(upload, part_ids, md5)
+        found = self._find(principal, upload_id)
+        if not joined and found.status != UploadStatus.COMPLETED:
+            raise _not_open(upload)
+        return found
 
-    def _join(self, upload: Upload, part_ids: list[str], md5: str) -> None:
+    def _join(self, upload: Upload, part_ids: list[str], md5: str) -> bool:
+        """Keep the parts as one file; False where the upload was ended meanwhile."""
         new = NewFile(upload.filename, upload.purpose, upload.keep_seconds)
         with storage_errors():
-            whole = self._store.join(upload, part_ids)
+            try:
+                whole = self._store.join(upload, part_ids)
+            except FileNotFoundError:
+                # Whoever ended it removed them.
+                return False
             if md5 and md5.lower() != whole.md5:
                 whole.discard()
                 description = f"The parts have the MD5 {whole.md5} together, not {md5[:64]}"
                 raise InvalidRequest.of("checksum_mismatch", "md5", description)
-            self._store.complete(upload, whole, suffix_of(upload.filename, upload.purpose), keep_seconds(new))
+            suffix = suffix_of(upload.filename, upload.purpose)
+            return self._store.complete(upload, whole, suffix, keep_seconds(new)) is not None
 
     def cancel(self, principal: Principal, upload_id: str) -> Upload:
         """Give an upload up. Raises ``Conflict``, ``UploadNotFound``."""

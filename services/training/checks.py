@@ -6,6 +6,7 @@ from typing import Any
 
 from engines.errors import UnknownModel
 from engines.model_spec import ModelSpec
+from engines.training.adapter_files import FILES as ADAPTER_FILES
 from engines.training.datasets.check_messages import CheckResult
 from engines.training.spec import HyperParams, Lora, Method, TrainingSpec
 from services.access import Access
@@ -16,13 +17,15 @@ from services.safe_paths import resolve_inside
 from services.training.dataset_check import DatasetChecker
 from services.training.fine_tuning import CHECKPOINTS
 from services.training.request import TrainingRequest
-from services.training.sources import DatasetSources, Source
+from services.training.sources import Copy, DatasetSources, Source
 from settings import Settings
 from store.sql.adapters import valid_name
 from store.sql.api_keys import Principal
-from store.sql.file_tables import ClientFile
 from store.sql.jobs import JobStatus, JobStore
 from store.token_log.outcomes import Detail
+
+#: Where a job keeps the adapter that it starts from, in its folder.
+_START = "start_adapter"
 
 
 @dataclass(frozen=True)
@@ -32,8 +35,7 @@ class CheckedTraining:
     spec: TrainingSpec
     adapter_name: str
     options: dict[str, Any]
-    #: Files that the job gets copies of, and where: it outlives them.
-    copies: tuple[tuple[ClientFile, Path], ...] = ()
+    copies: tuple[Copy, ...] = ()
 
 
 class TrainingChecks:
@@ -87,6 +89,11 @@ class TrainingChecks:
                 "model_name": asked.model_name(model.id, principal.tenant, job_id),
                 "checkpoints": CHECKPOINTS,
             }
+        copies = [source.copy for source in (data, validation) if source is not None and source.copy is not None]
+        start_adapter = ""
+        if request.resume_from:
+            folder, start_adapter = Path(self._start_adapter(principal, request, location)), str(work_dir / _START)
+            copies += [Copy(folder / name, work_dir / _START / name, "resumeFrom") for name in ADAPTER_FILES]
         spec = TrainingSpec(
             job_id=job_id,
             base_model=location,
@@ -101,16 +108,19 @@ class TrainingChecks:
             quantization=request.quantization,
             params=params,
             export=request.export,
-            start_adapter=self._start_adapter(principal, request, location) if request.resume_from else "",
+            start_adapter=start_adapter,
         )
         options |= {
             "max_restarts": self._settings.max_restarts if request.max_restarts is None else request.max_restarts,
             "promote_below": request.promote_below,
             "model": model.id if model else "",
             "output_dir": f"{request.output_dir.rstrip('/')}/{job_id}",
+            # As its client named them.
+            "data_sets": [request.dataset_path, request.validation_path],
+            # What is removed when it has ended.
+            "copies": [str(copy.target) for copy in copies],
         }
-        copies = tuple((source.file, source.path) for source in (data, validation) if source and source.file)
-        return CheckedTraining(spec, name, options, copies)
+        return CheckedTraining(spec, name, options, tuple(copies))
 
     def _require_usable(
         self, request: TrainingRequest, source: Source, field: str, location: str, params: HyperParams

@@ -21,6 +21,7 @@ from services.training.checks import CheckedTraining, TrainingChecks
 from services.training.events import follow
 from services.training.fine_tuning import JOB_PREFIX
 from services.training.request import TrainingRequest
+from store.files.folder import remove_copies
 from store.sql.api_keys import Principal
 from store.sql.jobs import JobStatus, JobStore, new_job_id
 from store.sql.tables import TrainingEvent, TrainingJob
@@ -92,8 +93,8 @@ class TrainingService:
         self, principal: Principal, job_id: str, request: TrainingRequest, checked: CheckedTraining
     ) -> TrainingJob:
         try:
-            for file, target in checked.copies:
-                self._files.give(file, target)
+            for copy in checked.copies:
+                self._files.give(copy.source, copy.target, copy.field)
             return self._create(principal, job_id, request, checked)
         except BaseException:
             if checked.copies:
@@ -163,6 +164,7 @@ class TrainingService:
             found = self._jobs.load(job.id)
             # The runner's own lease ends the matter where it is gone.
             if found is None or found.status != JobStatus.RUNNING.value:
+                remove_copies(job.options)
                 return
             time.sleep(0.1)
 

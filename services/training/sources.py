@@ -11,10 +11,19 @@ from settings import Settings
 from store.files.files import PREFIX
 from store.files.ids import is_id
 from store.sql.api_keys import Principal
-from store.sql.file_tables import ClientFile
 
 #: What a data set must have been uploaded for.
 _PURPOSE = "fine-tune"
+
+
+@dataclass(frozen=True)
+class Copy:
+    """What a job keeps for itself: it outlives what it was made of."""
+
+    source: Path
+    target: Path
+    #: Where its client named it.
+    field: str
 
 
 @dataclass(frozen=True)
@@ -23,8 +32,8 @@ class Source:
 
     now: Path
     path: Path
-    #: The job gets a copy of it, because it may be deleted.
-    file: ClientFile | None = None
+    #: Where it is a file, which may be deleted.
+    copy: Copy | None = None
 
 
 class DatasetSources:
@@ -55,4 +64,5 @@ class DatasetSources:
         if file.purpose != _PURPOSE:
             description = f"File '{name}' is for '{file.purpose}'; a data set must have been uploaded for '{_PURPOSE}'"
             raise InvalidRequest.of("invalid_value", field, description)
-        return Source(self._files.path(file), copy.with_suffix(file.suffix), file)
+        source, target = self._files.path(file), copy.with_suffix(file.suffix)
+        return Source(source, target, Copy(source, target, field))

@@ -4,6 +4,7 @@ A journal is a line of JSON for each result, appended to by one runner alone: a 
 in its own, which nobody reads any more. Half a line at the end is what a kill left, and is passed over.
 """
 
+import contextlib
 import json
 import os
 import shutil
@@ -72,6 +73,15 @@ class BatchFolder:
     def remove(self) -> None:
         """Remove all of it."""
         shutil.rmtree(self._path, ignore_errors=True)
+
+
+def batch_folders(root: Path) -> list[tuple[str, float]]:
+    """Return the ids that have a folder, and when it was last changed (Unix time, seconds)."""
+    found = []
+    for path in (root / "batches").glob("*"):
+        with contextlib.suppress(OSError):
+            found.append((path.name, path.stat().st_mtime))
+    return found
 
 
 class Journal:

@@ -10,7 +10,7 @@ from sqlalchemy.orm import Session, sessionmaker
 from sqlalchemy.sql.elements import ColumnElement
 
 from store.files.folder import FileFolder, IncomingFile
-from store.files.ids import new_id
+from store.files.ids import is_id, new_id
 from store.sql.file_tables import ClientFile
 from store.sql.tables import now
 
@@ -19,6 +19,10 @@ log = logging.getLogger(__name__)
 PREFIX = "file-"
 #: A file without a row is younger than this only while it is being kept. Seconds.
 _ORPHAN_SECONDS = 3600.0
+#: How long a file is kept that the database does not know. Seconds.
+_ASIDE_SECONDS = 7 * 86_400.0
+#: Ids that are looked up at once.
+_PART = 500
 
 
 @dataclass(frozen=True)
@@ -99,6 +103,8 @@ class FileStore:
         return row
 
     def load(self, file_id: str) -> ClientFile | None:
+        if not is_id(file_id, PREFIX):
+            return None
         with self._sessions() as session:
             return session.scalar(select(ClientFile).where(ClientFile.id == file_id, _alive()))
 
@@ -136,19 +142,32 @@ class FileStore:
         self.path(file).unlink(missing_ok=True)
 
     def purge(self) -> int:
-        """Remove files that have expired, and what a process left that was killed; return how many files expired."""
+        """Remove files that have expired, and what a process left that was killed; return how many files expired.
+
+        A file that the database does not know is put aside for some days before it goes: the database may be an older
+        copy of itself.
+        """
         with self._sessions() as session:
             expired = list(session.scalars(select(ClientFile).where(ClientFile.expires_at <= now())))
         for file in expired:
             self.delete(file)
         self.folder.remove_abandoned(_ORPHAN_SECONDS)
-        for path in self.folder.stored(_ORPHAN_SECONDS):
-            with self._sessions() as session:
-                known = session.get(ClientFile, path.name.partition(".")[0]) is not None
-            if not known:
-                log.warning("A file without an owner is removed", extra={"file": path.name})
-                path.unlink(missing_ok=True)
+        for path in self._orphans():
+            log.warning("A file that the database does not know is put aside", extra={"file": path.name})
+            self.folder.put_aside(path)
+        self.folder.remove_put_aside(_ASIDE_SECONDS)
         return len(expired)
+
+    def _orphans(self) -> list[Path]:
+        stored = {path.name.partition(".")[0]: path for path in self.folder.stored(_ORPHAN_SECONDS)}
+        # What else lies there is nobody's business here.
+        ids = [file_id for file_id in stored if is_id(file_id, PREFIX)]
+        for begin in range(0, len(ids), _PART):
+            part = ids[begin : begin + _PART]
+            with self._sessions() as session:
+                for known in session.scalars(select(ClientFile.id).where(ClientFile.id.in_(part))):
+                    del stored[known]
+        return [stored[file_id] for file_id in ids if file_id in stored]
 
 
 def _alive(at: datetime | None = None) -> ColumnElement[bool]:

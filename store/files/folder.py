@@ -1,9 +1,11 @@
 """The folder that clients' files lie in. No name in it is a client's.
 
-``FILES/id`` is a whole file, ``incoming/`` holds what is being written, ``uploads/<id>/`` the parts of one upload. A
-file appears under its id in one step, when all of it is on disk.
+``files/<id>`` is a whole file, ``incoming/`` holds what is being written, ``uploads/<id>/`` the parts of one upload,
+``batches/<id>/`` what a batch needs while it runs, ``unknown/`` what the database does not know. A file appears under
+its id in one step, when all of it is on disk.
 """
 
+import contextlib
 import hashlib
 import logging
 import os
@@ -12,10 +14,11 @@ import shutil
 import time
 from collections.abc import Iterable
 from pathlib import Path
+from typing import Any
 
 log = logging.getLogger(__name__)
 
-_INCOMING, _UPLOADS, _FILES = "incoming", "uploads", "files"
+_INCOMING, _UPLOADS, _FILES, _ASIDE = "incoming", "uploads", "files", "unknown"
 _COPY_BYTES = 1024 * 1024
 
 
@@ -74,7 +77,9 @@ class IncomingFile:
 
     def discard(self) -> None:
         """Remove it. Nothing happens to one that was kept."""
-        self._file.close()
+        # A full disk refuses what is still to be written; it goes all the same.
+        with contextlib.suppress(OSError):
+            self._file.close()
         self._path.unlink(missing_ok=True)
 
 
@@ -91,6 +96,13 @@ class FileFolder:
     def path(self, file_id: str, suffix: str) -> Path:
         """Return where a whole file lies."""
         return self.root / _FILES / f"{file_id}{suffix}"
+
+    def uploads(self) -> list[str]:
+        """Return the ids that have a folder of parts."""
+        try:
+            return [path.name for path in (self.root / _UPLOADS).iterdir()]
+        except FileNotFoundError:
+            return []
 
     def upload(self, upload_id: str) -> Path:
         """Return the folder of an upload's parts."""
@@ -117,7 +129,8 @@ class FileFolder:
         """Remove an upload's parts."""
         shutil.rmtree(self.upload(upload_id), ignore_errors=True)
 
-    def give(self, source: Path, target: Path) -> None:
+    @staticmethod
+    def give(source: Path, target: Path) -> None:
         """Let a file also lie at ``target``, for whoever reads it there after it was deleted. Raises ``OSError``."""
         target.parent.mkdir(parents=True, exist_ok=True)
         target.unlink(missing_ok=True)
@@ -134,12 +147,38 @@ class FileFolder:
         """Return the whole files that were written ``older_than`` seconds ago."""
         return _older(self.root / _FILES, older_than)
 
-    def remove_abandoned(self, older_than: float) -> int:
-        """Remove what nobody has written to for so long, in seconds; return how many."""
-        abandoned = _older(self.root / _INCOMING, older_than)
-        for path in abandoned:
-            path.unlink(missing_ok=True)
-        return len(abandoned)
+    def remove_abandoned(self, older_than: float) -> None:
+        """Remove what nobody has written to for so long, in seconds."""
+        for path in _older(self.root / _INCOMING, older_than):
+            _remove(path)
+
+    def put_aside(self, path: Path) -> None:
+        """Take a whole file away, to be removed later."""
+        target = self.root / _ASIDE / path.name
+        target.parent.mkdir(parents=True, exist_ok=True)
+        try:
+            path.rename(target)
+            os.utime(target)
+        except OSError as error:
+            log.warning("A file cannot be put aside: %s", error.strerror, extra={"file": path.name})
+
+    def remove_put_aside(self, older_than: float) -> None:
+        """Remove what was put aside so long ago, in seconds."""
+        for path in _older(self.root / _ASIDE, older_than):
+            _remove(path)
+
+
+def remove_copies(options: dict[str, Any]) -> None:
+    """Remove what a job kept for itself, once it cannot go on any more. ``options``: the job's."""
+    for path in options.get("copies", ()):
+        _remove(Path(path))
+
+
+def _remove(path: Path) -> None:
+    try:
+        path.unlink(missing_ok=True)
+    except OSError as error:
+        log.warning("A file cannot be removed: %s", error.strerror, extra={"file": path.name})
 
 
 def _older(folder: Path, seconds: float) -> list[Path]:
@@ -148,9 +187,10 @@ def _older(folder: Path, seconds: float) -> list[Path]:
         with os.scandir(folder) as entries:
             for entry in entries:
                 try:
-                    if entry.stat(follow_symlinks=False).st_mtime < limit:
+                    if entry.is_file(follow_symlinks=False) and entry.stat().st_mtime < limit:
                         found.append(Path(entry.path))
-                except FileNotFoundError:
+                except OSError:
+                    # It went meanwhile, or cannot be looked at.
                     continue
     except FileNotFoundError:
         return []

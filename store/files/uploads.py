@@ -2,24 +2,26 @@
 
 from datetime import timedelta
 
-from sqlalchemy import func, select, update
+from sqlalchemy import delete, func, select, update
 from sqlalchemy.orm import Session, sessionmaker
+from sqlalchemy.sql.elements import ColumnElement
 
 from store.files.files import FileStore
 from store.files.folder import IncomingFile
-from store.files.ids import new_id
+from store.files.ids import is_id, new_id
 from store.sql.file_tables import ClientFile, Upload, UploadPart
 from store.sql.leases import update_one
 from store.sql.tables import now
 
 PREFIX, PART_PREFIX = "upload_", "part_"
+#: How long an upload can be looked up once its time is over. Seconds.
+_KEEP_ENDED_SECONDS = 86_400.0
 
 
 class UploadStatus:
     """The states of an upload; see :func:`status_of`."""
 
     PENDING = "pending"
-    COMPLETING = "completing"
     COMPLETED = "completed"
     CANCELLED = "cancelled"
     EXPIRED = "expired"
@@ -27,9 +29,8 @@ class UploadStatus:
 
 def status_of(upload: Upload) -> str:
     """Return the state of an upload now, as clients see it."""
-    if upload.status not in (UploadStatus.PENDING, UploadStatus.COMPLETING):
-        return upload.status
-    return UploadStatus.EXPIRED if upload.expires_at <= now() else UploadStatus.PENDING
+    late = upload.status == UploadStatus.PENDING and upload.expires_at <= now()
+    return UploadStatus.EXPIRED if late else upload.status
 
 
 class UploadStore:
@@ -69,15 +70,18 @@ class UploadStore:
         return upload
 
     def load(self, upload_id: str) -> Upload | None:
+        if not is_id(upload_id, PREFIX):
+            return None
         with self._sessions() as session:
             return session.get(Upload, upload_id)
 
-    def count_pending(self, tenant: str) -> int:
-        """Return how many uploads of a tenant are open."""
-        waiting = select(func.count()).select_from(Upload)
+    def pending(self, tenant: str) -> tuple[int, int]:
+        """Return how many uploads of a tenant are open, and what they announced together in bytes."""
+        counted = select(func.count(), func.coalesce(func.sum(Upload.bytes), 0)).select_from(Upload)
         conditions = (Upload.tenant == tenant, Upload.status == UploadStatus.PENDING, Upload.expires_at > now())
         with self._sessions() as session:
-            return session.scalar(waiting.where(*conditions)) or 0
+            uploads, size = session.execute(counted.where(*conditions)).one()
+            return int(uploads), int(size)
 
     def add_part(self, upload: Upload, incoming: IncomingFile) -> UploadPart | None:
         """Keep a part that was written; None where the upload is not open any more. Raises ``OSError``."""
@@ -87,8 +91,7 @@ class UploadStore:
             incoming.keep(path)
             with self._sessions.begin() as session:
                 # Writes the row, so that no cancel can come in between.
-                open_now = [Upload.id == upload.id, Upload.status == UploadStatus.PENDING]
-                added = update_one(session, Upload, open_now, status=UploadStatus.PENDING)
+                added = update_one(session, Upload, _open(upload), status=UploadStatus.PENDING)
                 if added:
                     session.add(part)
         except BaseException:
@@ -106,21 +109,15 @@ class UploadStore:
             found = session.scalars(select(UploadPart).where(UploadPart.upload_id == upload.id))
             return {part.id: part.bytes for part in found}
 
-    def begin_completing(self, upload: Upload) -> bool:
-        """Let nobody else complete or cancel it. False when it is not open any more."""
-        return self._change(upload, UploadStatus.PENDING, UploadStatus.COMPLETING)
-
-    def reopen(self, upload: Upload) -> None:
-        """It could not be completed: parts may come again."""
-        self._change(upload, UploadStatus.COMPLETING, UploadStatus.PENDING)
-
     def join(self, upload: Upload, part_ids: list[str]) -> IncomingFile:
         """Return the parts as one file that is to be kept or discarded. Raises ``OSError``."""
         return self._files.folder.join(upload.id, part_ids, upload.bytes)
 
-    def complete(self, upload: Upload, incoming: IncomingFile, suffix: str, keep_seconds: int | None) -> ClientFile:
-        """Keep the joined file. Raises ``OSError``, ``SQLAlchemyError``."""
-        file = self._files.add(
+    def complete(
+        self, upload: Upload, incoming: IncomingFile, suffix: str, keep_seconds: int | None
+    ) -> ClientFile | None:
+        """Keep the joined file; None where the upload is not open any more. Raises ``OSError``, ``SQLAlchemyError``."""
+        file = self._files.place(
             incoming,
             tenant=upload.tenant,
             owner=upload.owner,
@@ -129,31 +126,50 @@ class UploadStore:
             suffix=suffix,
             keep_seconds=keep_seconds,
         )
-        self._change(upload, UploadStatus.COMPLETING, UploadStatus.COMPLETED, file_id=file.id)
+        completed = False
+        try:
+            with self._sessions.begin() as session:
+                # Both or neither: who dies in between can do it again.
+                values = {"status": UploadStatus.COMPLETED, "file_id": file.id}
+                completed = update_one(session, Upload, _open(upload), **values)
+                if completed:
+                    session.add(file)
+        finally:
+            if not completed:
+                self._files.path(file).unlink(missing_ok=True)
+        if not completed:
+            return None
         self._files.folder.remove_upload(upload.id)
         return file
 
     def cancel(self, upload: Upload) -> bool:
         """Give it up. False when it is not open any more."""
-        cancelled = self._change(upload, UploadStatus.PENDING, UploadStatus.CANCELLED)
+        with self._sessions.begin() as session:
+            cancelled = update_one(session, Upload, _open(upload), status=UploadStatus.CANCELLED)
         if cancelled:
             self._files.folder.remove_upload(upload.id)
         return cancelled
 
     def expire(self) -> int:
-        """Give up those that were not completed in time; return how many."""
-        open_states = (UploadStatus.PENDING, UploadStatus.COMPLETING)
+        """Give up those that were not completed in time, and remove what is left of those that ended; return how many
+        had parts left."""
         with self._sessions.begin() as session:
-            late = (Upload.expires_at <= now(), Upload.status.in_(open_states))
+            late = (Upload.expires_at <= now(), Upload.status == UploadStatus.PENDING)
             session.execute(update(Upload).where(*late).values(status=UploadStatus.EXPIRED))
-        with self._sessions() as session:
-            ended = session.scalars(select(Upload.id).where(Upload.status == UploadStatus.EXPIRED))
-            found = [upload_id for upload_id in ended if self._files.folder.upload(upload_id).exists()]
-        for upload_id in found:
-            self._files.folder.remove_upload(upload_id)
-        return len(found)
-
-    def _change(self, upload: Upload, source: str, target: str, **values: str) -> bool:
+        left = 0
+        for upload_id in self._files.folder.uploads():
+            if not is_id(upload_id, PREFIX):
+                continue
+            upload = self.load(upload_id)
+            if upload is None or upload.status != UploadStatus.PENDING:
+                self._files.folder.remove_upload(upload_id)
+                left += 1
         with self._sessions.begin() as session:
-            conditions = [Upload.id == upload.id, Upload.status == source]
-            return update_one(session, Upload, conditions, status=target, **values)
+            ended = (Upload.expires_at <= now() - timedelta(seconds=_KEEP_ENDED_SECONDS),)
+            session.execute(delete(UploadPart).where(UploadPart.upload_id.in_(select(Upload.id).where(*ended))))
+            session.execute(delete(Upload).where(*ended))
+        return left
+
+
+def _open(upload: Upload) -> list[ColumnElement[bool]]:
+    return [Upload.id == upload.id, Upload.status == UploadStatus.PENDING, Upload.expires_at > now()]

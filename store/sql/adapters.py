@@ -1,10 +1,12 @@
 """Adapters by name and version. A version's folder never changes; a name points to one version."""
 
+import contextlib
 import logging
 import os
 import re
 import secrets
 import shutil
+import time
 from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import timedelta
@@ -24,6 +26,8 @@ _REFERENCE = re.compile(r"(?P<name>[A-Za-z0-9][A-Za-z0-9._-]{0,63})(?:@(?P<versi
 #: The highest version that a reference can name.
 MAX_VERSION = 999_999_999
 _STAGING = ".drafts"
+#: A copy that was begun so long ago is nobody's. Seconds.
+_ABANDONED_SECONDS = 86_400.0
 #: How the names of fine-tuned models begin that OpenAI's clients use.
 FINE_TUNED = "ft:"
 
@@ -67,11 +71,15 @@ class AdapterStore:
         """Copy an adapter's files beside the others, where nobody sees them yet."""
         target = self.root / _STAGING / secrets.token_hex(8)
         target.mkdir(parents=True)
-        for name in files:
-            shutil.copyfile(folder / name, target / name)
-            with (target / name).open("rb") as file:
-                os.fsync(file.fileno())
-            (target / name).chmod(0o444)
+        try:
+            for name in files:
+                shutil.copyfile(folder / name, target / name)
+                with (target / name).open("rb") as file:
+                    os.fsync(file.fileno())
+                (target / name).chmod(0o444)
+        except BaseException:
+            shutil.rmtree(target, ignore_errors=True)
+            raise
         return StagedAdapter(target, rank, checksum)
 
     def discard(self, staged: StagedAdapter) -> None:
@@ -127,7 +135,8 @@ class AdapterStore:
     def promote(self, name: str, version: int, tenant: str = DEFAULT_TENANT) -> bool:
         """As :meth:`set_alias`. False when there is no such version."""
         with self._sessions.begin() as session:
-            if _find(session, name, version, tenant) is None:
+            found = _find(session, name, version, tenant)
+            if found is None or found.step:
                 return False
             self.set_alias(session, name, version, tenant)
             return True
@@ -241,7 +250,16 @@ class AdapterStore:
         purged = [adapter for adapter in expired if (self.root / adapter.path).exists()]
         for adapter in purged:
             shutil.rmtree(self.root / adapter.path, ignore_errors=True)
+        self._remove_abandoned()
         return [reference(adapter) for adapter in purged]
+
+    def _remove_abandoned(self) -> None:
+        """Remove the copies that a killed process was making."""
+        limit = time.time() - _ABANDONED_SECONDS
+        for folder in (self.root / _STAGING).glob("*"):
+            with contextlib.suppress(OSError):
+                if folder.stat().st_mtime < limit:
+                    shutil.rmtree(folder, ignore_errors=True)
 
 
 def _find(session: Session, name: str, version: int, tenant: str) -> Adapter | None:

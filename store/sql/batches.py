@@ -4,9 +4,11 @@ Every transition is one conditional UPDATE. A runner takes a batch on by countin
 afterwards must find the fence as it left it, so that one that was thought dead and comes back changes nothing.
 """
 
+import time
 from collections.abc import Mapping
 from datetime import datetime, timedelta
 from enum import Enum
+from pathlib import Path
 from types import MappingProxyType
 from typing import Any
 
@@ -14,7 +16,8 @@ from sqlalchemy import func, select
 from sqlalchemy.orm import Session, sessionmaker
 from sqlalchemy.sql.elements import ColumnElement
 
-from store.files.ids import new_id
+from store.files.batch_folder import BatchFolder, batch_folders
+from store.files.ids import is_id, new_id
 from store.sql.file_tables import Batch, ClientFile
 from store.sql.leases import LeaseLostError, update_one
 from store.sql.tables import now
@@ -79,6 +82,8 @@ class BatchStore:
         return batch
 
     def load(self, batch_id: str) -> Batch | None:
+        if not is_id(batch_id, PREFIX):
+            return None
         with self._sessions() as session:
             return session.get(Batch, batch_id)
 
@@ -103,6 +108,21 @@ class BatchStore:
         values = {"status": BatchStatus.CANCELLING.value, "cancelling_at": now()}
         with self._sessions.begin() as session:
             return update_one(session, Batch, [Batch.id == batch_id, Batch.status.in_(sources)], **values)
+
+    def remove_left(self, root: Path, older_than: float) -> int:
+        """Remove the folders of batches that have ended, or were never begun; return how many.
+
+        Only folders that were made ``older_than`` seconds ago: a batch's file is there before its row.
+        """
+        left = 0
+        for batch_id, made in batch_folders(root):
+            if not is_id(batch_id, PREFIX) or time.time() - made < older_than:
+                continue
+            batch = self.load(batch_id)
+            if batch is None or batch.status not in _OPEN:
+                BatchFolder(root, batch_id).remove()
+                left += 1
+        return left
 
     # What a runner does.
 

@@ -45,7 +45,7 @@ class Upload(Base):
     filename: Mapped[str] = mapped_column(String(255))
     #: As announced: the parts must add up to it.
     bytes: Mapped[int] = mapped_column(BigInteger)
-    #: ``pending``, ``completing``, ``completed``, ``cancelled`` or ``expired``.
+    #: ``pending``, ``completed``, ``cancelled`` or ``expired``.
     status: Mapped[str] = mapped_column(String(16), default="pending", index=True)
     #: How long the file is kept once it is whole, in seconds; None by its purpose.
     keep_seconds: Mapped[int | None]

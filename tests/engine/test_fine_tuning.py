@@ -14,6 +14,8 @@ from openai.types.fine_tuning import FineTuningJob, FineTuningJobEvent
 from openai.types.fine_tuning.jobs import FineTuningJobCheckpoint
 
 from settings import ROOT
+from store.sql import db
+from store.sql.adapters import AdapterStore
 from testing.stack import KEY, Stack
 from testing.waiting import until
 
@@ -227,7 +229,7 @@ def test_preferences(sdk: openai.OpenAI) -> None:
     assert ask(sdk, done.fine_tuned_model).choices[0].message.content
 
 
-def test_paused_resumed_and_gone_on_from(sdk: openai.OpenAI) -> None:
+def test_paused_resumed_and_gone_on_from(stack: Stack, sdk: openai.OpenAI) -> None:
     jobs = sdk.fine_tuning.jobs
     slow: Any = {"n_epochs": 50, "batch_size": 1}
     job = jobs.create(model="demo", training_file=upload(sdk, rows("I am the captain.")), hyperparameters=slow)
@@ -241,7 +243,7 @@ def test_paused_resumed_and_gone_on_from(sdk: openai.OpenAI) -> None:
     assert (ended.fine_tuned_model, ended.error, ended.trained_tokens) == (None, None, None)
     with pytest.raises(openai.BadRequestError, match="cannot be resumed"):
         jobs.resume(job.id)
-    # A checkpoint is a model, and a model can be fine-tuned.
+    # A checkpoint is a model, and a model can be fine-tuned; it may go as soon as the job is there.
     [newest, *_] = jobs.checkpoints.list(job.id)
     quick: Any = {"n_epochs": 1, "batch_size": 4}
     next_job = jobs.create(
@@ -249,8 +251,32 @@ def test_paused_resumed_and_gone_on_from(sdk: openai.OpenAI) -> None:
         training_file=upload(sdk, rows("I am the captain.")),
         hyperparameters=quick,
     )
+    jobs.pause(next_job.id)
+    sdk.models.delete(newest.fine_tuned_model_checkpoint)
+    settings = stack.settings
+    sessions = db.sessions(db.connect(settings.database_url))
+    AdapterStore(sessions, stack.folder.parent / "adapters").purge_deleted(-1)
+    until(lambda: jobs.retrieve(next_job.id).to_dict()["status"] in ("paused", *ENDED), 60, "it is paused, or was fast")
+    if jobs.retrieve(next_job.id).to_dict()["status"] == "paused":
+        jobs.resume(next_job.id)
     done = finish(sdk, next_job.id)
     assert (done.status, done.model) == ("succeeded", "demo"), done
+
+
+def test_a_pause_changes_nothing_of_what_is_counted(sdk: openai.OpenAI) -> None:
+    jobs, params = sdk.fine_tuning.jobs, {"n_epochs": 20, "batch_size": 2}
+    file = upload(sdk, rows("I am the captain."))
+    plain: Any = jobs.create(model="demo", training_file=file, seed=1, hyperparameters=params)  # type: ignore[arg-type]
+    whole = finish(sdk, plain.id)
+    paused: Any = jobs.create(model="demo", training_file=file, seed=1, hyperparameters=params)  # type: ignore[arg-type]
+    until(lambda: any(event.type == "metrics" for event in jobs.list_events(paused.id)), 120, "it trains")
+    jobs.pause(paused.id)
+    until(lambda: jobs.retrieve(paused.id).to_dict()["status"] == "paused", 60, "it is paused")
+    jobs.resume(paused.id)
+    done = finish(sdk, paused.id)
+    assert done.trained_tokens == whole.trained_tokens
+    tables = [sdk.files.content(job.result_files[0]).text.splitlines() for job in (whole, done)]
+    assert len(tables[0]) == len(tables[1]) == 121
 
 
 def test_jobs_of_the_native_api_are_here_too(stack: Stack, sdk: openai.OpenAI, http: httpx.Client) -> None:

@@ -7,6 +7,7 @@ import os
 import signal
 import socket
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from datetime import timedelta
 from pathlib import Path
 from typing import Any
@@ -334,9 +335,52 @@ def test_an_orphan_is_swept_and_no_other(fake_stack: Stack, sdk: openai.OpenAI, 
     orphan.write_bytes(LINES)
     for path in (kept, orphan):
         os.utime(path, (0, 0))
-    FileStore(db.sessions(db.connect(fake_stack.database_url)), fake_stack.folder / "files").purge()
-    assert on_disk(fake_stack) == [kept]
+    # What others keep there is theirs.
+    snapshot = kept.parent / ".snapshot"
+    snapshot.mkdir()
+    os.utime(snapshot, (0, 0))
+    store = FileStore(db.sessions(db.connect(fake_stack.database_url)), fake_stack.folder / "files")
+    store.purge()
     assert sdk.files.content(made.id).content == LINES
+    # Put aside first: the database may be an older copy of itself.
+    aside = fake_stack.folder / "files" / "unknown" / orphan.name
+    assert sorted(on_disk(fake_stack)) == sorted([kept, aside]) and snapshot.is_dir()
+    os.utime(aside, (0, 0))
+    store.purge()
+    assert on_disk(fake_stack) == [kept]
+    snapshot.rmdir()
+
+
+def test_odd_ids_are_not_found(http: httpx.Client) -> None:
+    for path in (
+        "/files/%00",
+        "/files/%00/content",
+        "/files/x",
+        "/batches/%00",
+        "/fine_tuning/jobs/%00",
+        "/models/ft:%00",
+    ):
+        assert http.get(path).status_code == 404, path
+    for path in ("/uploads/%00/complete", "/uploads/%00/cancel", "/batches/%00/cancel", "/fine_tuning/jobs/%00/cancel"):
+        assert http.post(path, json={}).status_code in (400, 404), path
+
+
+def test_ranges(http: httpx.Client, sdk: openai.OpenAI) -> None:
+    made = sdk.files.create(file=("a", b"0123456789"), purpose="user_data").id
+    part = http.get(f"/files/{made}/content", headers={"Range": "bytes=2-4"})
+    assert (part.status_code, part.content) == (206, b"234")
+    odd = http.get(f"/files/{made}/content", headers={"Range": "junk"})
+    assert (odd.status_code, odd.content) == (200, b"0123456789")
+    assert http.head(f"/files/{made}/content").headers["content-length"] == "10"
+
+
+def test_bytes_that_are_gone(fake_stack: Stack, sdk: openai.OpenAI, empty: None) -> None:
+    made = sdk.files.create(file=("a", LINES), purpose="user_data").id
+    [path] = on_disk(fake_stack)
+    path.unlink()
+    with pytest.raises(openai.NotFoundError):
+        sdk.files.content(made)
+    sdk.files.delete(made)
 
 
 def test_an_upload_in_parts(fake_stack: Stack, sdk: openai.OpenAI, empty: None) -> None:
@@ -408,9 +452,56 @@ def test_uploads_that_go_wrong(fake_stack: Stack, sdk: openai.OpenAI, stranger: 
         # The SDK would send it twice more.
         assert conflict.value.response.headers["x-should-retry"] == "false"
     assert sdk.uploads.cancel(upload.id).status == "cancelled"
-    with pytest.raises(openai.BadRequestError) as large:
-        sdk.uploads.create(filename="a.jsonl", purpose="batch", bytes=10**12, mime_type="x")
-    assert large.value.param == "bytes"
+    for values, param in (
+        ({"bytes": 10**12}, "bytes"),
+        ({"filename": "a" * 300}, "filename"),
+        ({"bytes": 0}, "bytes"),
+        ({"purpose": "x"}, "purpose"),
+    ):
+        given: Any = {"filename": "a.jsonl", "purpose": "batch", "bytes": 5, "mime_type": "x", **values}
+        with pytest.raises(openai.BadRequestError) as refused:
+            sdk.uploads.create(**given)
+        assert refused.value.param == param
+
+
+def test_parts_have_bounds(fake_stack: Stack, sdk: openai.OpenAI, empty: None) -> None:
+    upload = sdk.uploads.create(filename="a.jsonl", purpose="batch", bytes=100, mime_type="x")
+    with pytest.raises(openai.APIStatusError) as large:
+        sdk.uploads.parts.create(upload.id, data=b"x" * 101)
+    assert large.value.status_code == 413
+    for _ in range(2):
+        sdk.uploads.parts.create(upload.id, data=b"x" * 100)
+    with pytest.raises(openai.BadRequestError, match="100 bytes"):
+        sdk.uploads.parts.create(upload.id, data=b"x")
+    sdk.uploads.cancel(upload.id)
+    assert on_disk(fake_stack) == []
+
+
+def test_what_is_left_of_an_upload_goes(fake_stack: Stack, sdk: openai.OpenAI, empty: None) -> None:
+    """A process that was killed between the state and the folder."""
+    upload = sdk.uploads.create(filename="a.jsonl", purpose="batch", bytes=5, mime_type="x")
+    sdk.uploads.parts.create(upload.id, data=b"12345")
+    sessions = db.sessions(db.connect(fake_stack.database_url))
+    with sessions.begin() as session:
+        session.execute(update(Upload).where(Upload.id == upload.id).values(status="cancelled"))
+    store = UploadStore(sessions, FileStore(sessions, fake_stack.folder / "files"))
+    store.expire()
+    assert on_disk(fake_stack) == []
+    with sessions.begin() as session:
+        session.execute(update(Upload).values(expires_at=now() - timedelta(days=2)))
+    store.expire()
+    with sessions() as session:
+        assert session.query(Upload).count() == 0
+
+
+def test_two_complete_at_once(fake_stack: Stack, sdk: openai.OpenAI, empty: None) -> None:
+    data = os.urandom(3_000_000)
+    upload = sdk.uploads.create(filename="a.jsonl", purpose="batch", bytes=len(data), mime_type="x")
+    part = sdk.uploads.parts.create(upload.id, data=data)
+    with ThreadPoolExecutor(4) as pool:
+        done = list(pool.map(lambda _: sdk.uploads.complete(upload.id, part_ids=[part.id]), range(4)))
+    assert len({each.file.id for each in done if each.file}) == 1
+    assert len(on_disk(fake_stack)) == 1
 
 
 def test_an_upload_that_is_late_expires(fake_stack: Stack, sdk: openai.OpenAI, empty: None) -> None:

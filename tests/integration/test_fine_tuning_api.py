@@ -124,6 +124,7 @@ def test_nulls_are_as_if_left_out(http: httpx.Client, good: str) -> None:
         ({"seed": -1}, "seed", "invalid_value"),
         ({"seed": 2**31}, "seed", "invalid_value"),
         ({"metadata": {"k": 1}}, "metadata", "invalid_value"),
+        ({"metadata": {"": "x"}}, "metadata", "invalid_value"),
         ({"metadata": {"k": "x" * 513}}, "metadata", "invalid_value"),
         ({"metadata": {"k" * 65: "x"}}, "metadata", "invalid_value"),
         ({"metadata": {str(n): "x" for n in range(17)}}, "metadata", "invalid_value"),
@@ -215,6 +216,9 @@ def test_the_file_may_go_once_the_job_is_there(stack: Stack, sdk: openai.OpenAI,
     assert kept is not None
     assert Path(kept.spec["dataset"]).read_text() == lines()
     assert sdk.fine_tuning.jobs.retrieve(job.id).training_file == good
+    # And its copy with it, when it has ended.
+    sdk.fine_tuning.jobs.cancel(job.id)
+    assert not Path(kept.spec["dataset"]).exists()
 
 
 def test_pages_metadata_and_states(sdk: openai.OpenAI, http: httpx.Client, good: str) -> None:
@@ -236,7 +240,12 @@ def test_pages_metadata_and_states(sdk: openai.OpenAI, http: httpx.Client, good:
     without = http.get("/fine_tuning/jobs", params={"metadata": "null", "limit": 1000}).json()["data"]
     assert not {job["id"] for job in without} & set(made)
     assert found[0].metadata == {"run": mark, "n": "2"}
-    for query_text, param in (("limit=0", "limit"), ("after=ftjob-x", "after")):
+    for query_text, param in (
+        ("limit=0", "limit"),
+        ("after=ftjob-x", "after"),
+        ("metadata[]=x", "metadata"),
+        ("metadata[k=x", "metadata"),
+    ):
         assert refusal(http.get(f"/fine_tuning/jobs?{query_text}"))[:2] == (400, param)
 
     job_id = made[0]

@@ -33,6 +33,11 @@ class EntrySource(Protocol):
     def set_direct_handler(self, handle: Callable[[Entry], bool]) -> None: ...
 
 
+def bound_sending(connection: socket.socket) -> None:
+    """Give up a client that takes nothing for ``STALL_SECONDS``: gunicorn sends without a bound."""
+    connection.setsockopt(socket.SOL_SOCKET, socket.SO_SNDTIMEO, struct.pack("ll", STALL_SECONDS, 0))
+
+
 class SocketWriter:
     """One client's socket, as gunicorn answers on it (HTTP/1.1, chunked)."""
 
@@ -47,8 +52,7 @@ class SocketWriter:
         connection = client_socket(request.environ)
         if connection is None:
             return cls(None)
-        # gunicorn sends without a bound.
-        connection.setsockopt(socket.SOL_SOCKET, socket.SO_SNDTIMEO, struct.pack("ll", STALL_SECONDS, 0))
+        bound_sending(connection)
         connection.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, SEND_BUFFER)
         chunked = request.environ.get("SERVER_PROTOCOL") == "HTTP/1.1" and request.method != "HEAD"
         return cls(connection if chunked else None)

@@ -1,20 +1,25 @@
 """A large body, read piece by piece: each piece in time, no more pieces than there may be."""
 
+import time
+
 from flask import request
 from werkzeug.exceptions import ClientDisconnected, RequestEntityTooLarge
 
 from store.token_log.outcomes import Code, Detail, Failure
 from webapp.gunicorn.connection import stop_reading
 from webapp.gunicorn.internals import BrokenBody
-from webapp.http.body import deadlines, incomplete, too_slow
+from webapp.http.body import READ_SECONDS, deadlines, incomplete, too_slow
 from webapp.http.error_status import HttpError
+
+#: A client that sends more slowly is given up: it holds a thread. Bytes a second.
+_SLOWEST = 20_000.0
 
 
 class BodyStream:
     """What :mod:`werkzeug` reads the current call's body from.
 
-    Each read may take as long as a small body as a whole, so a client has to send at a speed of a few kilobytes a
-    second at least. Reads raise ``HttpError``, ``InvalidRequest``.
+    Each read may take as long as a small body as a whole, and all of them together as long as the slowest client that
+    is waited for. Reads raise ``HttpError``, ``InvalidRequest``.
     """
 
     def __init__(self, limit: int) -> None:
@@ -25,6 +30,7 @@ class BodyStream:
             raise HttpError(Failure(Code.INVALID_REQUEST, description, (detail,)), 415)
         self._limit = limit
         self._came = 0
+        self._began = time.monotonic()
         # Flask's own bound is for bodies that are read into memory.
         request.max_content_length = limit
         if (request.content_length or 0) > limit:
@@ -47,6 +53,9 @@ class BodyStream:
         if late:
             raise too_slow()
         self._came += len(part)
+        if time.monotonic() - self._began > READ_SECONDS + self._came / _SLOWEST:
+            stop_reading(request.environ)()
+            raise too_slow()
         if self._came > self._limit:
             raise self.too_large()
         return part

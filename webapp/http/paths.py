@@ -8,7 +8,9 @@ import re
 from collections.abc import Callable, Iterable
 from typing import Any
 
-from flask import Flask
+from flask import Flask, abort, request
+
+from text import has_control_characters
 
 _SLASHES = re.compile("/{2,}")
 
@@ -28,8 +30,16 @@ class PathRepair:
         return self._application(environ, start_response)
 
 
+def _refuse_control_characters() -> None:
+    """No thing has a name with one in it, and not every database takes one."""
+    for value in (request.view_args or {}).values():
+        if isinstance(value, str) and has_control_characters(value):
+            abort(404)
+
+
 def install(app: Flask) -> None:
     """Repair the paths of every call of ``app``."""
+    app.before_request(_refuse_control_characters)
     app.url_map.strict_slashes = False
     app.url_map.merge_slashes = False
     app.wsgi_app = PathRepair(app.wsgi_app)  # type: ignore[method-assign]

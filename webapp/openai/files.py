@@ -6,6 +6,8 @@ from flask import Blueprint, Response, jsonify, request, send_file
 
 from services.files import NewFile, storage_errors
 from store.sql.file_tables import ClientFile
+from webapp.gunicorn.internals import client_socket
+from webapp.gunicorn.socket_writer import bound_sending
 from webapp.http import body
 from webapp.http.current import principal, services
 from webapp.http.multipart import file_form
@@ -51,13 +53,19 @@ def show(file_id: str) -> Response:
 def content(file_id: str) -> Response:
     """The bytes, as they came."""
     file = services().files.find(principal(), file_id)
+    path = services().files.path(file)
+    connection = client_socket(request.environ)
+    if connection is not None:
+        bound_sending(connection)
     with storage_errors():
         response = send_file(
-            services().files.path(file),
+            path,
             mimetype="application/octet-stream",
             as_attachment=True,
             download_name=file.filename,
-            etag=f"{file.checksum}",
+            etag=file.checksum,
+            # What is no range of bytes is passed over, as RFC 9110 has it.
+            conditional=request.headers.get("Range", "bytes=").startswith("bytes="),
             last_modified=file.created_at,
         )
     # Whatever a browser would make of it.

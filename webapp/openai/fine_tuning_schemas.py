@@ -8,6 +8,7 @@ from flask import request
 from marshmallow import EXCLUDE, ValidationError, fields, validate, validates_schema
 
 from engines.training.spec import HyperParams, LongRows, Lora
+from services.errors import InvalidRequest
 from services.training.fine_tuning import METHODS, OUTPUT_DIR, SUFFIX, AskedHyperParams, FineTuning
 from services.training.request import TrainingRequest
 from webapp.schemas.loading import Digits, Integer, Name, NullIsAbsentSchema, Number, StrictSchema
@@ -88,8 +89,8 @@ def check_metadata(value: dict[str, Any]) -> None:
     if len(value) > _MAX_PAIRS:
         raise ValidationError(f"Must have at most {_MAX_PAIRS} pairs.")
     for key, text in value.items():
-        if not isinstance(text, str) or len(key) > _MAX_KEY or len(text) > _MAX_VALUE:
-            raise ValidationError(f"Keys are text of up to {_MAX_KEY} characters, values text of up to {_MAX_VALUE}.")
+        if not isinstance(text, str) or not 1 <= len(key) <= _MAX_KEY or len(text) > _MAX_VALUE:
+            raise ValidationError(f"Keys are text of 1 to {_MAX_KEY} characters, values text of up to {_MAX_VALUE}.")
 
 
 def _no_integrations(value: list[Any]) -> None:
@@ -137,12 +138,15 @@ class CheckpointQuery(PageQuery):
 
 
 def metadata_filter() -> dict[str, str] | None:
-    """Return what the query says of ``metadata``: None for any, {} for ``metadata=null``."""
+    """Return what the query says of ``metadata``: None for any, {} for ``metadata=null``. Raises ``InvalidRequest``."""
     found = {}
     for name, value in request.args.items():
         match = _METADATA_FILTER.match(name)
         if match is not None:
             found[match[1]] = value
+        elif name.startswith("metadata") and (name, value) != ("metadata", "null"):
+            description = "Jobs are asked for by 'metadata[KEY]=VALUE', or by 'metadata=null' for those without any"
+            raise InvalidRequest.of("invalid_value", "metadata", description)
     return found if found or request.args.get("metadata") == "null" else None
 
 

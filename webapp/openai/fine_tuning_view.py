@@ -71,7 +71,8 @@ def _model_name(job: TrainingJob) -> str | None:
 
 def _of_native(job: TrainingJob) -> dict[str, Any]:
     """What a job of the native API comes to in OpenAI's words."""
-    params, validation = job.spec["params"], job.spec.get("validation")
+    params, validation = job.spec["params"], job.spec.get("validation", "")
+    named = job.options.get("data_sets") or [PurePath(job.spec["dataset"]).name, PurePath(validation).name]
     dpo = job.spec["method"] == Method.DPO
     shown = {
         "n_epochs": max(1, math.ceil(params["epochs"])),
@@ -80,8 +81,8 @@ def _of_native(job: TrainingJob) -> dict[str, Any]:
         "learning_rate_multiplier": params["learning_rate"] / 2e-4,
     }
     return {
-        "training_file": PurePath(job.spec["dataset"]).name,
-        "validation_file": PurePath(validation).name if validation else None,
+        "training_file": named[0],
+        "validation_file": named[1] or None,
         "method": "dpo" if dpo else "supervised",
         "hyperparameters": {**shown, "beta": params["beta"]} if dpo else shown,
         "seed": params["seed"],

@@ -5,7 +5,6 @@ from typing import Any
 from flask import Blueprint, Response, jsonify
 
 from services.files import NewFile
-from services.uploads import MAX_PART_BYTES
 from store.files.uploads import status_of
 from store.sql.file_tables import ClientFile, Upload
 from webapp.http import body
@@ -32,7 +31,7 @@ def create() -> Response:
 def add_part(upload_id: str) -> Response:
     """A part, in any order and beside others."""
     upload = services().uploads.admit_part(principal(), upload_id)
-    with file_form("data", services().files.begin, MAX_PART_BYTES) as form:
+    with file_form("data", services().files.begin, services().uploads.part_limit(upload)) as form:
         part = services().uploads.add_part(upload, form.file)
     created = int(part.created_at.timestamp())
     return jsonify({"id": part.id, "object": "upload.part", "created_at": created, "upload_id": upload.id})

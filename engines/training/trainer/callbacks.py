@@ -66,6 +66,7 @@ class Reporter(TrainerCallback):
 
     def on_step_end(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any) -> None:
         if self._stop.set and state.global_step < state.max_steps:
+            control.should_log = True
             control.should_save = True
             control.should_training_stop = True
         now = time.monotonic()
@@ -97,7 +98,8 @@ class Reporter(TrainerCallback):
             if now > self._tokens[0] and tokens > self._tokens[1]:
                 found["tokens_per_second"] = round((tokens - self._tokens[1]) / (now - self._tokens[0]), 1)
             self._tokens = (now, tokens)
-            found["trained_tokens"] = self._tokens_before + tokens
+            # Into what a checkpoint keeps: a run that goes on from it counts on.
+            found["trained_tokens"] = state.log_history[-1]["trained_tokens"] = self._tokens_before + tokens
         if state.is_world_process_zero:
             # Not every one of them is a number in JSON.
             found = {name: value for name, value in found.items() if math.isfinite(value)}
@@ -111,12 +113,6 @@ class Reporter(TrainerCallback):
 
 
 def tokens_seen(state: TrainerState) -> float:
-    """Return how many tokens were trained on, those of every epoch. The library counts from 0 in each run."""
-    before = last = 0.0
-    for entry in state.log_history:
-        if "num_tokens" in entry:
-            tokens = float(entry["num_tokens"])
-            if tokens < last:
-                before += last
-            last = tokens
-    return before + last
+    """Return how many tokens were trained on, those of every epoch and every run. The library counts one run's."""
+    counted = (entry["trained_tokens"] for entry in reversed(state.log_history) if "trained_tokens" in entry)
+    return float(next(counted, 0.0))

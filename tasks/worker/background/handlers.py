@@ -15,12 +15,15 @@ from store.files.files import FileStore
 from store.files.uploads import UploadStore
 from store.sql.adapters import AdapterStore
 from store.sql.background_jobs import BackgroundJobStore
+from store.sql.batches import BatchStore
 from tasks.broker.names import BATCHES
 
 log = logging.getLogger(__name__)
 
 #: How long an ended background job can be looked up. Seconds.
 _KEEP_ENDED_SECONDS = 86_400.0
+#: How long a batch's folder is left alone. Seconds.
+_KEEP_LEFT_SECONDS = 3600.0
 #: How often a child process is looked at. Seconds.
 _POLL_SECONDS = 0.2
 
@@ -48,6 +51,7 @@ def expire(context: HandlerContext, payload: dict[str, Any]) -> str:
         log.info("The folder of a deleted adapter is removed", extra={"adapter": reference})
     files = FileStore(context.sessions, settings.files_root)
     expired = files.purge() + UploadStore(context.sessions, files).expire()
+    expired += BatchStore(context.sessions).remove_left(settings.files_root, _KEEP_LEFT_SECONDS)
     forgotten = BackgroundJobStore(context.sessions).delete_ended(_KEEP_ENDED_SECONDS)
     return f"{len(purged)} adapters, {expired} files, {forgotten} jobs"
 

@@ -9,6 +9,7 @@ from typing import Any
 from engines.training.protocol import Event
 from engines.training.spec import TrainingSpec
 from settings import Settings
+from store.files.folder import remove_copies
 from store.sql.jobs import EventKind, JobStatus, JobStore
 from store.sql.leases import Lease, LeaseLostError
 from store.sql.tables import Adapter, TrainingJob
@@ -88,6 +89,7 @@ class JobRunner:
         event = last.get("event")
         if requested == JobStatus.CANCELLED.value:
             self._jobs.finish(lease, JobStatus.CANCELLED, "Training job has been cancelled")
+            remove_copies(job.options)
         elif event == Event.COMPLETED:
             return self._complete(lease, job, last)
         elif event == Event.FAILED:
@@ -104,8 +106,9 @@ class JobRunner:
         result = {**last["result"], "metrics": last["metrics"]}
         values = {"step": last["step"], "epoch": TrainingSpec.from_dict(job.spec).params.epochs}
         published: list[Adapter] = []
-        with self._publisher.result(job, result, published) as publish:
+        with self._publisher.result(lease, job, result, published) as publish:
             self._jobs.finish(lease, JobStatus.COMPLETED, _completed_message(job, result), publish, **values)
+        remove_copies(job.options)
         return published[0] if published else None
 
     def _after_lease_lost(self, lease: Lease) -> None:

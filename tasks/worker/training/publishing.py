@@ -19,6 +19,7 @@ from store.sql.file_tables import ClientFile
 from store.sql.jobs import EventKind, JobStore
 from store.sql.leases import Lease
 from store.sql.tables import Adapter, TrainingEvent, TrainingJob
+from tasks.worker.training.lease_keeper import kept
 
 log = logging.getLogger(__name__)
 
@@ -45,12 +46,15 @@ class Publisher:
         self._registry = registry
 
     @contextmanager
-    def result(self, job: TrainingJob, result: dict[str, Any], published: list[Adapter]) -> Iterator[Publish]:
+    def result(
+        self, lease: Lease, job: TrainingJob, result: dict[str, Any], published: list[Adapter]
+    ) -> Iterator[Publish]:
         """Check and copy what a completed job made; what was not published at the block's end is removed.
 
         ``published`` gets the adapter.
         """
-        staged = self._stage(job, Path(result["path"]), result) if result["kind"] == "adapter" else None
+        with kept(self._jobs, lease):
+            staged = self._stage(job, Path(result["path"]), result) if result["kind"] == "adapter" else None
         table = self._result_file(job) if job.options.get("openai") else None
 
         def publish(session: Session) -> dict[str, Any]:
@@ -76,13 +80,14 @@ class Publisher:
 
     def checkpoint(self, lease: Lease, job: TrainingJob, step: int) -> None:
         """Write down a checkpoint, and let it be asked where the job wants that. Raises ``LeaseLostError``."""
-        kept = int(job.options.get("checkpoints", 0))
+        wanted = int(job.options.get("checkpoints", 0))
         notes: dict[str, Any] = {}
         staged, metrics = None, {}
-        if kept:
+        if wanted:
             metrics = dict(self._jobs.metrics(job.id)).get(step, {})
             try:
-                staged = self._stage(job, Path(job.spec["work_dir"]) / f"checkpoint-{step}", notes)
+                with kept(self._jobs, lease):
+                    staged = self._stage(job, Path(job.spec["work_dir"]) / f"checkpoint-{step}", notes)
             except OSError as error:
                 # The training goes on from it all the same.
                 notes["not_served"] = f"The checkpoint cannot be copied: {error.strerror}"
@@ -101,7 +106,7 @@ class Publisher:
                 f"{job.options['model_name']}:ckpt-step-{step}",
                 step,
             )
-            self._adapters.keep_checkpoints(session, job.id, kept)
+            self._adapters.keep_checkpoints(session, job.id, wanted)
             return {"model": adapter.model_name}
 
         try:
@@ -155,6 +160,10 @@ class Publisher:
         data = text.getvalue().encode()
         try:
             incoming = self._files.folder.begin(len(data))
+        except OSError as error:
+            _log_no_table(job, error)
+            return None
+        try:
             incoming.write(data)
             return self._files.place(
                 incoming,
@@ -165,6 +174,11 @@ class Publisher:
                 suffix=".csv",
             )
         except OSError as error:
-            # The model is worth more than the table, whose numbers are in the events too.
-            log.error("The result file cannot be written: %s", error.strerror, extra={"job_id": job.id})
+            incoming.discard()
+            _log_no_table(job, error)
             return None
+
+
+def _log_no_table(job: TrainingJob, error: OSError) -> None:
+    # The model is worth more than the table, whose numbers are in the events too.
+    log.error("The result file cannot be written: %s", error.strerror, extra={"job_id": job.id})
