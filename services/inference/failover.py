@@ -153,6 +153,9 @@ class Failover:
         may_judge = fleet.is_reliable and time.monotonic() >= self._settled
         unopened = []
         for watched in watched_requests:
+            if watched.released == Reason.GAVE_WAY:
+                # Who runs the batch asks it again, when nobody waits.
+                continue
             if watched.released is not None:
                 self._send_next(watched, fleet, worker_crashed=watched.released == Reason.ENGINE_DEAD)
             elif watched.worker is None:

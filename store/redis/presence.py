@@ -79,8 +79,9 @@ class WorkerInfo:
     #: ``on_demand`` is true for those that it loads when somebody asks for them.
     model_states: dict[str, dict[str, Any]] = field(default_factory=dict)
     in_flight: int = 0
-    #: How many of them are lines of batches.
+    #: Of those that are being answered: lines of batches, and requests that somebody waits for.
     background: int = 0
+    interactive: int = 0
     #: Requests it runs at once.
     capacity: int = 0
 

@@ -60,6 +60,7 @@ class RequestRecord:
         kept_as: str | None = None,
         streamed: bool = False,
         background: bool = False,
+        yields: bool = False,
         **common: Any,
     ) -> "RequestRecord":
         payload = {
@@ -71,6 +72,7 @@ class RequestRecord:
             "kept_as": kept_as,
             "streamed": streamed,
             "background": background,
+            "yields": yields,
         }
         return cls(kind=cls.OPENAI, payload=payload, **common)
 
@@ -101,6 +103,11 @@ class RequestRecord:
     def background(self) -> bool:
         """Whether it is a line of a batch, which nobody waits for."""
         return bool(self.payload.get("background"))
+
+    @property
+    def yields(self) -> bool:
+        """Whether its worker may stop it for a request that somebody waits for."""
+        return bool(self.payload.get("yields"))
 
     @property
     def log_fields(self) -> dict[str, str]:

@@ -65,11 +65,6 @@ class EngineHost:
         return len(self._requests)
 
     @property
-    def background(self) -> int:
-        """How many of them are lines of batches."""
-        return self.active_requests.background
-
-    @property
     def publisher(self) -> Publisher:
         if self._publisher is None:
             raise RuntimeError("the engine host was not started")

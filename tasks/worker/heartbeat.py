@@ -105,6 +105,7 @@ class Heartbeat:
         if self._state == State.LOADING:
             models = {model: {} for model in self._models}
         models.update({name: engine.info().to_dict() for name, engine in hosted.serving().items()})
+        background, interactive = self._host.active_requests.count()
         return WorkerInfo(
             name=self._host.worker_name,
             instance_id=self._host.instance_id,
@@ -113,6 +114,7 @@ class Heartbeat:
             models=models,
             model_states=hosted.describe(),
             in_flight=self._host.in_flight,
-            background=self._host.background,
+            background=background,
+            interactive=interactive,
             capacity=self._capacity,
         )

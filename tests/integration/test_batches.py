@@ -412,6 +412,35 @@ def test_people_come_first(bare: Stack) -> None:
         assert finish(sdk, made.id).status == "completed"
 
 
+def test_running_lines_give_way_and_come_to_their_end(bare: Stack) -> None:
+    """Twice a line is stopped for somebody who waits; the third time it runs beside."""
+    question: Any = [{"role": "user", "content": "x"}]
+    with bare.openai() as sdk:
+        start_background(bare)
+        made = create(sdk, "\n".join(line(f"r{n}", f"p{n}", model="slow", max_tokens=160) for n in range(5)))
+
+        def lines() -> int:
+            found = bare.find("w1")
+            return found.background if found is not None else 0
+
+        for visit in range(3):
+            until(lambda: lines() == 5, 60, "all lines run")
+            with sdk.chat.completions.create(model="slow", messages=question, max_tokens=40, stream=True) as stream:
+                events = iter(stream)
+                next(events)
+                if visit < 2:
+                    # With the very next step, not when somebody has noticed.
+                    until(lambda: lines() == 0, 2, "the lines gave way")
+                seen = [lines() for _ in events]
+                assert set(seen[-10:]) == ({0} if visit < 2 else {5})
+        done = finish(sdk, made.id, 120)
+        answers = {each["custom_id"]: each["response"]["body"] for each in results(sdk, done.output_file_id)}
+        assert sorted(answers) == [f"r{n}" for n in range(5)]
+        for number in range(5):
+            assert answers[f"r{number}"]["choices"][0]["message"]["content"] == expected_text(f"p{number}", 160)
+        assert done.usage and done.usage.output_tokens == 5 * 160
+
+
 def test_a_key_that_was_revoked_asks_no_more(bare: Stack) -> None:
     with db.connect(bare.database_url).connect() as connection:
         keys = ApiKeyStore(db.sessions(connection.engine))

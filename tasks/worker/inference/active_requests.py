@@ -24,6 +24,8 @@ class StopReason(Enum):
     CANCELLED = "cancelled"
     #: The client left; it may come back.
     CLIENT_GONE = "client_gone"
+    #: A line of a batch makes room for somebody who waits.
+    GAVE_WAY = "gave_way"
     #: The worker's drain time is over.
     DRAIN = "drain"
     #: An operator took its model away by force.
@@ -68,13 +70,21 @@ class ActiveRequests:
     def __len__(self) -> int:
         return len(self._active)
 
-    @property
-    def background(self) -> int:
-        """How many of them are lines of batches."""
-        return sum(active.record.background for active in list(self._active.values()))
+    def count(self) -> tuple[int, int]:
+        """Return how many are lines of batches, and how many somebody waits for."""
+        running = list(self._active.values())
+        background = sum(active.record.background for active in running)
+        return background, len(running) - background
 
     def add(self, active: ActiveRequest) -> None:
-        """A newer attempt at the same request replaces the older one, which is refused by its log."""
+        """A newer attempt at the same request replaces the older one, which is refused by its log.
+
+        Lines of batches make room for a request that somebody waits for: with the engine's next step.
+        """
+        if not active.record.background:
+            for other in list(self._active.values()):
+                if other.record.yields:
+                    other.stop(StopReason.GAVE_WAY)
         self._active[active.record.id] = active
 
     def remove(self, active: ActiveRequest) -> None:

@@ -15,6 +15,8 @@ from webapp.openai.batches.lines import Line, read
 
 #: How often a line is asked again whose answer was a failure of the system's.
 _TRIES = 3
+#: How often a line is stopped for somebody who waits.
+_STOPS = 2
 #: How long a line waits that the system cannot take now, and at most after having waited again and again. Seconds.
 _WAIT, _LONGEST_WAIT = 0.5, 10.0
 _LINE_PREFIX = "batch_req_"
@@ -43,6 +45,7 @@ class ActiveBatch:
         self._waiting: list[tuple[float, int]] = []
         self._tries: dict[int, int] = {}
         self._waits: dict[int, int] = {}
+        self._stops: dict[int, int] = {}
         self._places: dict[int, Place] = {}
         self._journal: Journal | None = None
         self._written = False
@@ -95,6 +98,17 @@ class ActiveBatch:
             self.in_flight -= 1
             waits = self._waits[line.number] = self._waits.get(line.number, 0) + 1
             self._wait(line, min(_LONGEST_WAIT, _WAIT * 2.0 ** min(waits, 10)))
+
+    def yields(self, line: Line) -> bool:
+        """Whether a line may be stopped for somebody who waits; one that was stopped often comes to its end."""
+        return self._stops.get(line.number, 0) < _STOPS
+
+    def interrupt(self, line: Line) -> None:
+        """The line was stopped for somebody who waits."""
+        with self._lock:
+            self.in_flight -= 1
+            self._stops[line.number] = self._stops.get(line.number, 0) + 1
+            self._wait(line, 0.0)
 
     def forget(self) -> None:
         """The line was given up."""

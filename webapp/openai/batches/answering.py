@@ -2,7 +2,7 @@
 
 import json
 import logging
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from contextlib import ExitStack
 from dataclasses import dataclass, replace
 from typing import Any
@@ -12,6 +12,7 @@ from services.context import RequestContext
 from services.errors import ModelNotReady, RequestFailed, ServiceError, Unavailable, as_service_error
 from services.inference.submission import OpenAIRequest
 from store.sql.api_keys import Principal
+from store.token_log.entries import Entry, Kind, Reason
 from store.token_log.outcomes import Code
 from webapp.http.error_status import status_of
 from webapp.openai.endpoints import ENDPOINTS, to_request
@@ -38,6 +39,10 @@ class Answer:
     passing: bool = False
 
 
+class GaveWay(Exception):
+    """The line was stopped for somebody who waits. It is asked again when nobody does."""
+
+
 class NotNow(Exception):
     """The system cannot take the line now: no worker, a full queue, no Redis. It is asked again later."""
 
@@ -49,18 +54,26 @@ def model_of(body: dict[str, Any]) -> str:
 
 
 def answer(
-    services: Services, principal: Principal, path: str, body: dict[str, Any], given_up: Callable[[], bool]
+    services: Services,
+    principal: Principal,
+    path: str,
+    body: dict[str, Any],
+    given_up: Callable[[], bool],
+    yields: bool,
 ) -> Answer | None:
-    """Return what became of a body; None where it was ``given_up`` meanwhile. Raises ``NotNow``."""
+    """Return what became of a body; None where it was ``given_up`` meanwhile.
+
+    ``yields``: whether it may be stopped for somebody who waits. Raises ``NotNow``, ``GaveWay``.
+    """
     request_id = ""
     try:
-        request = replace(_request(services, principal, path, body), background=True)
+        request = replace(_request(services, principal, path, body), background=True, yields=yields)
         call = RequestContext(principal, operation=path, disconnected=given_up)
         submission = services.inference.admit_openai(call, request)
         request_id = submission.record.id
         with ExitStack() as stack:
             stream = stack.enter_context(services.inference.open(call, submission))
-            entries = stream.entries()
+            entries = _until_it_gives_way(stream.entries())
             try:
                 head = read_head(entries, patient=True)
                 assert head is not None
@@ -71,6 +84,10 @@ def answer(
             if head["status"] >= 400:
                 _tell_refusal(request, submission.record)
             return Answer(head["status"], request_id, found, passing=head["status"] >= 500)
+    except GaveWay:
+        # Nobody goes on with this try.
+        services.inference.end(request_id)
+        raise
     except RequestFailed as error:
         if given_up():
             return None
@@ -82,6 +99,13 @@ def answer(
         if isinstance(known, ModelNotReady | Unavailable):
             raise NotNow(str(known)) from error
         return _failed(known, request_id, passing=not isinstance(error, ServiceError))
+
+
+def _until_it_gives_way(entries: Iterator[Entry | None]) -> Iterator[Entry | None]:
+    for entry in entries:
+        if entry is not None and entry.kind == Kind.RELEASE and entry.json()["reason"] == Reason.GAVE_WAY:
+            raise GaveWay
+        yield entry
 
 
 def _request(services: Services, principal: Principal, path: str, body: dict[str, Any]) -> OpenAIRequest:

@@ -23,7 +23,7 @@ from store.sql.leases import LeaseLostError
 from store.sql.tables import now
 from webapp.openai.batches import output
 from webapp.openai.batches.active import ActiveBatch
-from webapp.openai.batches.answering import NotNow, answer, model_of
+from webapp.openai.batches.answering import GaveWay, NotNow, answer, model_of
 from webapp.openai.batches.lines import Line, scan
 from webapp.openai.batches.slots import Slots
 
@@ -31,6 +31,8 @@ log = logging.getLogger(__name__)
 
 #: How often batches are looked at. Seconds.
 _TICK = 0.25
+#: How often new batches are looked for. Seconds.
+_LOOK = 0.5
 #: How often what came is made safe and shown. Seconds.
 _SHOW = 0.5
 #: Lines that are asked at once, of all models; each has a thread.
@@ -75,7 +77,9 @@ class BatchRunner:
         self._in_flight = 0
         self._models: TTLCache[tuple[str, str], str | None] = TTLCache(4096, _NAMES)
         self._wake = threading.Event()
-        self._back: list[str] = []
+        #: Models of lines that came back, and whether they were stopped for somebody who waits.
+        self._back: list[tuple[str, bool]] = []
+        self._looked_at = 0.0
         self._lock = threading.Lock()
 
     def run(self) -> None:
@@ -99,6 +103,9 @@ class BatchRunner:
             self._wake.clear()
 
     def _take_on(self) -> None:
+        if time.monotonic() - self._looked_at < _LOOK:
+            return
+        self._looked_at = time.monotonic()
         for row in self._batches.open():
             if row.id in self._active or row.id in self._lost:
                 continue
@@ -198,8 +205,10 @@ class BatchRunner:
     def _ask_lines(self) -> None:
         """Give the free places to the tenants by turns, and a tenant's to its batches, the oldest first."""
         with self._lock:
-            for model in self._back:
+            for model, somebody_came in self._back:
                 self._slots.give_back(model)
+                if somebody_came:
+                    self._slots.somebody_came(model)
             self._back.clear()
         tenants: dict[str, list[ActiveBatch]] = {}
         for batch in self._active.values():
@@ -231,14 +240,18 @@ class BatchRunner:
 
     def _ask(self, batch: ActiveBatch, line: Line, request: dict[str, Any], model: str | None) -> None:
         """In a thread of its own: one line, from its question to its result."""
-        row = batch.row
+        row, stopped = batch.row, False
         try:
             owner = self._services.access.owner(row.owner, row.tenant)
-            found = answer(self._services, owner, row.endpoint, request["body"], batch.given_up)
+            body, yields = request["body"], batch.yields(line)
+            found = answer(self._services, owner, row.endpoint, body, batch.given_up, yields)
             if found is None:
                 batch.forget()
             else:
                 batch.take_answer(line, request["custom_id"], found)
+        except GaveWay:
+            stopped = True
+            batch.interrupt(line)
         except NotNow as error:
             log.info("A line waits: %s", error, extra={"batch": row.id, "line": line.number})
             batch.put_back(line)
@@ -250,7 +263,7 @@ class BatchRunner:
             with self._lock:
                 self._in_flight -= 1
                 if model is not None:
-                    self._back.append(model)
+                    self._back.append((model, stopped))
             self._wake.set()
 
     def _model(self, row: Batch, name: str) -> str | None:

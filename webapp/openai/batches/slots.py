@@ -7,6 +7,8 @@ from store.redis.presence import Fleet
 
 #: While somebody is always there, one line is asked after so long, so that batches come to an end. Seconds.
 _PATIENCE = 30.0
+#: How long nobody must have been there before lines are asked again: who has an answer often asks on. Seconds.
+_QUIET = 3.0
 
 
 class Slots:
@@ -16,6 +18,8 @@ class Slots:
         self._per_worker = per_worker
         self._taken: Counter[str] = Counter()
         self._last_start: dict[str, float] = {}
+        #: When nobody has been there for long enough.
+        self._quiet_at: dict[str, float] = {}
 
     def take(self, model: str) -> None:
         """A line is asked."""
@@ -23,8 +27,12 @@ class Slots:
         self._last_start[model] = time.monotonic()
 
     def give_back(self, model: str) -> None:
-        """It was answered."""
+        """It was answered, or was stopped."""
         self._taken[model] -= 1
+
+    def somebody_came(self, model: str) -> None:
+        """A line was stopped for somebody who waits, and may ask again soon."""
+        self._quiet_at[model] = time.monotonic() + _QUIET
 
     def free(self, fleet: Fleet, model: str) -> int:
         """Return how many lines may be asked of a model now.
@@ -35,8 +43,9 @@ class Slots:
         if not workers:
             # A model that is loaded on demand is loaded for one line, and shows then.
             return int(fleet.on_demand(model) and not self._taken[model])
-        people = sum(worker.in_flight - worker.background for worker in workers)
-        if people > 0:
+        if any(worker.interactive for worker in workers):
+            self.somebody_came(model)
+        if time.monotonic() < self._quiet_at.get(model, 0.0):
             started = self._last_start.setdefault(model, time.monotonic())
             return int(not self._taken[model] and time.monotonic() - started >= _PATIENCE)
         places = sum(min(self._per_worker, worker.capacity or self._per_worker) for worker in workers)
