@@ -128,6 +128,7 @@ class Admission:
                 kept_as=response_id(request_id) if request.on_record else None,
                 background=request.background,
                 yields=request.yields,
+                light=request.light,
                 priority=HIGHEST_PRIORITY if request.light else 0 if request.background else prepared.priority,
             )
             return record, route

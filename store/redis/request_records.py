@@ -61,6 +61,7 @@ class RequestRecord:
         streamed: bool = False,
         background: bool = False,
         yields: bool = False,
+        light: bool = False,
         **common: Any,
     ) -> "RequestRecord":
         payload = {
@@ -73,6 +74,7 @@ class RequestRecord:
             "streamed": streamed,
             "background": background,
             "yields": yields,
+            "light": light,
         }
         return cls(kind=cls.OPENAI, payload=payload, **common)
 
@@ -103,6 +105,11 @@ class RequestRecord:
     def background(self) -> bool:
         """Whether it is a line of a batch, which nobody waits for."""
         return bool(self.payload.get("background"))
+
+    @property
+    def light(self) -> bool:
+        """Whether it takes no turn at the engine."""
+        return bool(self.payload.get("light"))
 
     @property
     def yields(self) -> bool:

@@ -2,6 +2,7 @@
 
 import json
 import os
+import shutil
 import signal
 import sys
 from collections import Counter
@@ -172,6 +173,56 @@ def test_files_with_faults(
     assert all(each.message for each in failed.errors.data)
 
 
+def deep(levels: int) -> str:
+    return line("deep", metadata=json.loads('{"a":' * levels + "1" + "}" * levels))
+
+
+@pytest.mark.parametrize("levels", [190, 300, 900])
+def test_deep_lines_hold_nobody_up(sdk: openai.OpenAI, levels: int) -> None:
+    made, other = create(sdk, deep(levels)), create(sdk, GOOD)
+    assert finish(sdk, other.id).status == "completed"
+    done = finish(sdk, made.id)
+    if levels < 200:
+        assert done.status == "completed"
+    else:
+        assert done.errors and done.errors.data and done.errors.data[0].code == "invalid_json_line"
+
+
+def test_names_that_nobody_has(sdk: openai.OpenAI) -> None:
+    names: list[Any] = ["ft:a\0b", "a\0b", 7, "", "x" * 300, ["fake"]]
+    done = finish(sdk, create(sdk, "\n".join(line(f"r{n}", model=name) for n, name in enumerate(names))).id)
+    counts = done.request_counts
+    assert done.status == "completed" and counts and counts.completed + counts.failed == len(names)
+    assert {each["response"]["status_code"] for each in results(sdk, done.error_file_id)} <= {400, 404}
+
+
+def test_a_line_that_must_wait_holds_no_other_up(sdk: openai.OpenAI) -> None:
+    # Nobody serves "idle".
+    made = create(sdk, "\n".join([line("waits", model="idle"), *(line(f"r{n}") for n in range(5))]))
+
+    def rest() -> bool:
+        counts = sdk.batches.retrieve(made.id).request_counts
+        return counts is not None and counts.completed == 5
+
+    until(rest, 30, "the others are answered")
+    sdk.batches.cancel(made.id)
+    done = finish(sdk, made.id)
+    assert [each["custom_id"] for each in results(sdk, done.error_file_id)] == ["waits"]
+
+
+@pytest.mark.full
+def test_a_line_may_be_as_large_as_a_body(own_stack: Stack) -> None:
+    own_stack.start_worker("w1", ["--models", "fake"])
+    own_stack.start_web(CY_LLM_MAX_BODY_BYTES="5000")
+    with own_stack.openai() as sdk:
+        made = create(sdk, "\n".join([line("large", "x" * 5000), line("small")]))
+        process = own_stack.run("runner", [sys.executable, "-m", "webapp.openai.batches"], CY_LLM_MAX_BODY_BYTES="5000")
+        assert process.wait(60) == 0
+        done = sdk.batches.retrieve(made.id)
+        [refused] = results(sdk, done.error_file_id)
+        assert (refused["custom_id"], refused["response"]["status_code"]) == ("large", 413)
+
+
 def test_files_as_people_save_them(sdk: openai.OpenAI) -> None:
     done = finish(sdk, create(sdk, "\ufeff" + GOOD + "\r\n\r\n" + line("b") + "\r\n").id)
     assert done.request_counts and done.request_counts.completed == 2
@@ -287,14 +338,14 @@ def run_to_the_end(stack: Stack) -> None:
 @pytest.mark.parametrize(
     ("point", "count"),
     [
-        (Point.TAKEN_ON, 1),
-        (Point.VALIDATED, 1),
-        ("answer", 1),
+        pytest.param(Point.TAKEN_ON, 1, marks=pytest.mark.full),
+        pytest.param(Point.VALIDATED, 1, marks=pytest.mark.full),
+        pytest.param("answer", 1, marks=pytest.mark.full),
         ("answer", 60),
-        (Point.SHOWN, 1),
-        (Point.FINALIZING, 1),
+        pytest.param(Point.SHOWN, 1, marks=pytest.mark.full),
+        pytest.param(Point.FINALIZING, 1, marks=pytest.mark.full),
         (Point.WRITTEN, 1),
-        (Point.ENDED, 1),
+        pytest.param(Point.ENDED, 1, marks=pytest.mark.full),
     ],
 )
 def test_no_line_is_lost_or_doubled(bare: Stack, point: str, count: int) -> None:
@@ -328,6 +379,7 @@ def test_no_line_is_lost_or_doubled(bare: Stack, point: str, count: int) -> None
             assert len(list((bare.folder / "files" / "files").iterdir())) == 3
 
 
+@pytest.mark.full
 def test_a_crash_while_cancelling(bare: Stack) -> None:
     with bare.openai() as sdk:
         made = create(sdk, "\n".join(line(f"r{n}") for n in range(10)))
@@ -341,6 +393,7 @@ def test_a_crash_while_cancelling(bare: Stack) -> None:
         assert {each["custom_id"] for each in results(sdk, done.error_file_id)} == {f"r{n}" for n in range(10)}
 
 
+@pytest.mark.full
 def test_a_runner_that_was_thought_dead_changes_nothing(bare: Stack) -> None:
     with bare.openai() as sdk:
         made = create(sdk, "\n".join(line(f"r{n}", model="slow", max_tokens=40) for n in range(100)))
@@ -366,6 +419,7 @@ def test_a_runner_that_was_thought_dead_changes_nothing(bare: Stack) -> None:
         assert done.usage and done.usage.output_tokens == 100 * 40
 
 
+@pytest.mark.full
 def test_the_worker_that_runs_batches_is_killed(bare: Stack) -> None:
     with bare.openai() as sdk:
         first = start_background(bare, "first")
@@ -381,6 +435,7 @@ def test_the_worker_that_runs_batches_is_killed(bare: Stack) -> None:
         )
 
 
+@pytest.mark.full
 def test_the_inference_worker_is_killed_and_the_file_deleted(bare: Stack) -> None:
     with bare.openai() as sdk:
         start_background(bare)
@@ -412,6 +467,7 @@ def test_people_come_first(bare: Stack) -> None:
         assert finish(sdk, made.id).status == "completed"
 
 
+@pytest.mark.full
 def test_running_lines_give_way_and_come_to_their_end(bare: Stack) -> None:
     """Twice a line is stopped for somebody who waits; the third time it runs beside."""
     question: Any = [{"role": "user", "content": "x"}]
@@ -441,6 +497,86 @@ def test_running_lines_give_way_and_come_to_their_end(bare: Stack) -> None:
         assert done.usage and done.usage.output_tokens == 5 * 160
 
 
+@pytest.mark.full
+def test_a_tenant_with_many_lines_leaves_room_for_others(own_stack: Stack) -> None:
+    own_stack.start_worker("w1", ["--models", "slow"])
+    own_stack.start_web()
+    with db.connect(own_stack.database_url).connect() as connection:
+        key = ApiKeyStore(db.sessions(connection.engine)).add("b", [Scope.OPENAI], tenant="b")
+    with own_stack.openai() as many, own_stack.openai(key) as few:
+        large = create(many, "\n".join(line(f"r{n}", model="slow", max_tokens=20) for n in range(60)))
+        small = create(few, "\n".join(line(f"r{n}", model="slow", max_tokens=20) for n in range(5)))
+        own_stack.run("runner", [sys.executable, "-m", "webapp.openai.batches"], CY_LLM_BATCH_LINES="2")
+        finish(few, small.id, 90)
+        counts = many.batches.retrieve(large.id).request_counts
+        # By turns, two at a time.
+        assert counts is not None and counts.completed < 20
+
+
+def test_places_are_kept_for_people(own_stack: Stack) -> None:
+    own_stack.start_worker("w1", ["--models", "fake,slow", "-c", "8"])
+    own_stack.start_web()
+    with own_stack.openai() as sdk:
+        create(sdk, "\n".join(line(f"r{n}", model="slow", max_tokens=4000) for n in range(30)))
+        own_stack.run("runner", [sys.executable, "-m", "webapp.openai.batches"])
+        until(lambda: (found := own_stack.find("w1")) and found.background == 7, 30, "the lines run")
+        question: Any = [{"role": "user", "content": "x"}]
+        answer = sdk.chat.completions.create(model="fake", messages=question, max_tokens=2)
+        assert answer.choices[0].message.content == expected_text("x", 2)
+
+
+def test_a_file_that_is_gone_stops_its_batch_alone(bare: Stack) -> None:
+    with bare.openai() as sdk:
+        lost, other = create(sdk, GOOD), create(sdk, GOOD)
+        shutil.rmtree(bare.folder / "files" / "batches" / lost.id)
+        run_to_the_end(bare)
+        failed = sdk.batches.retrieve(lost.id)
+        assert failed.status == "failed" and failed.errors and failed.errors.data
+        assert failed.errors.data[0].code == "server_error"
+        assert sdk.batches.retrieve(other.id).status == "completed"
+
+
+@pytest.mark.full
+def test_a_worker_that_is_told_to_stop_leaves_its_batches(bare: Stack) -> None:
+    with bare.openai() as sdk:
+        first = start_background(bare, "first")
+        made = create(sdk, "\n".join(line(f"r{n}", model="slow", max_tokens=100) for n in range(90)))
+        until(lambda: (found := bare.find("w1")) and found.background > 10, 30, "lines run")
+        first.signal(signal.SIGTERM)
+        assert first.wait(20) == 0
+        start_background(bare, "second")
+        done = finish(sdk, made.id, 120)
+        assert Counter(each["custom_id"] for each in results(sdk, done.output_file_id)) == Counter(
+            f"r{n}" for n in range(90)
+        )
+
+
+@pytest.mark.full
+def test_a_line_that_kills_workers_is_given_up(bare: Stack) -> None:
+    with bare.openai() as sdk:
+        start_background(bare)
+        made = create(sdk, line("poison", model="slow", max_tokens=4000))
+        for number in (1, 2):
+            name = f"w{number}"
+            until(lambda name=name: (found := bare.find(name)) and found.background, 60, "it runs")  # type: ignore[misc]
+            worker = next(process for process in bare.processes if process.name == name)
+            os.killpg(worker.pid, signal.SIGKILL)
+            bare.start_worker(f"w{number + 1}", ["--models", "fake,slow"])
+        done = finish(sdk, made.id, 60)
+        [refused] = results(sdk, done.error_file_id)
+        assert refused["response"]["status_code"] == 503
+        assert "2 workers died" in refused["response"]["body"]["error"]["message"]
+
+
+def test_cancelled_before_it_was_looked_at(bare: Stack) -> None:
+    with bare.openai() as sdk:
+        made = create(sdk, "{")
+        sdk.batches.cancel(made.id)
+        run_to_the_end(bare)
+        assert sdk.batches.retrieve(made.id).status == "cancelled"
+
+
+@pytest.mark.full
 def test_a_key_that_was_revoked_asks_no_more(bare: Stack) -> None:
     with db.connect(bare.database_url).connect() as connection:
         keys = ApiKeyStore(db.sessions(connection.engine))

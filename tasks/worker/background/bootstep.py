@@ -3,7 +3,7 @@
 import secrets
 from typing import Any
 
-from celery import bootsteps
+from celery import bootsteps, signals
 
 from settings import Settings
 from store.redis.client import connect
@@ -44,11 +44,18 @@ class BackgroundStep(bootsteps.StartStopStep):
                 jobs.create_periodic(kind, every)
 
         name = f"{worker.hostname}:{secrets.token_hex(4)}"
-        worker.app.background = BackgroundRunner(HandlerContext(settings, sessions), name)
+        context = HandlerContext(settings, sessions)
+        self._stopping = context.stopping
+        signals.worker_shutting_down.connect(self._on_shutting_down)
+        worker.app.background = BackgroundRunner(context, name)
         client = connect(settings.redis_url)
         require_installation(client, sessions)
         self._watcher = JobWatcher(client, QUEUE_BACKGROUND, jobs.claimable, submit.enqueue_background, save_due)
         self._watcher.start()
+
+    def _on_shutting_down(self, **_: Any) -> None:
+        """The worker was told to stop: what takes long is left to another one."""
+        self._stopping.set()
 
     def stop(self, worker: Any) -> None:
         self._watcher.stop()

@@ -1,9 +1,12 @@
 """What background jobs do, by kind. A handler may be run twice: it must come to the same end."""
 
 import logging
+import os
+import select
 import subprocess
 import sys
 import threading
+import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any
@@ -26,6 +29,8 @@ _KEEP_ENDED_SECONDS = 86_400.0
 _KEEP_LEFT_SECONDS = 3600.0
 #: How often a child process is looked at. Seconds.
 _POLL_SECONDS = 0.2
+#: A runner of batches that is silent for so long is stuck. Seconds.
+_STUCK_SECONDS = 60.0
 
 
 @dataclass(frozen=True)
@@ -36,6 +41,8 @@ class HandlerContext:
     sessions: sessionmaker[Session]
     #: Set when the job was taken away.
     lost: threading.Event = field(default_factory=threading.Event)
+    #: Set when the worker was told to stop.
+    stopping: threading.Event = field(default_factory=threading.Event)
 
 
 Handler = Callable[[HandlerContext, dict[str, Any]], str]
@@ -58,16 +65,28 @@ def expire(context: HandlerContext, payload: dict[str, Any]) -> str:
 
 def run_batches(context: HandlerContext, payload: dict[str, Any]) -> str:
     """Run all batches that are open, in a process of their own: they need what front doors do with a request."""
-    process = subprocess.Popen([sys.executable, "-m", "webapp.openai.batches"], cwd=ROOT)
+    process = subprocess.Popen([sys.executable, "-m", "webapp.openai.batches"], cwd=ROOT, stdout=subprocess.PIPE)
+    assert process.stdout is not None
+    heard = time.monotonic()
     try:
-        while process.poll() is None:
-            if context.lost.wait(_POLL_SECONDS):
-                # Somebody else runs them.
-                break
+        with process.stdout:
+            # Somebody else runs them, or will: this worker was told to stop.
+            while process.poll() is None and not context.lost.is_set() and not context.stopping.is_set():
+                ready, _, _ = select.select([process.stdout], [], [], _POLL_SECONDS)
+                if ready and os.read(process.stdout.fileno(), 4096):
+                    heard = time.monotonic()
+                elif time.monotonic() - heard > _STUCK_SECONDS:
+                    raise RuntimeError(f"the runner of batches has said nothing for {_STUCK_SECONDS:.0f} seconds")
+                elif ready:
+                    # It is about to end.
+                    time.sleep(_POLL_SECONDS)
     finally:
-        if process.poll() is None:
+        stopped = process.poll() is None
+        if stopped:
             process.kill()
         status = process.wait()
+    if stopped:
+        return "left to another worker"
     if status:
         raise RuntimeError(f"the runner of batches ended with status {status}")
     return "no batch is open"

@@ -74,14 +74,15 @@ class ActiveRequests:
         """Return how many are lines of batches, and how many somebody waits for."""
         running = list(self._active.values())
         background = sum(active.record.background for active in running)
-        return background, len(running) - background
+        light = sum(active.record.light for active in running)
+        return background, len(running) - background - light
 
     def add(self, active: ActiveRequest) -> None:
         """A newer attempt at the same request replaces the older one, which is refused by its log.
 
         Lines of batches make room for a request that somebody waits for: with the engine's next step.
         """
-        if not active.record.background:
+        if not active.record.background and not active.record.light:
             for other in list(self._active.values()):
                 if other.record.yields:
                     other.stop(StopReason.GAVE_WAY)

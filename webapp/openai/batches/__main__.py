@@ -30,10 +30,21 @@ def main() -> int:
         return 1
     sessions = db.sessions(db.connect(settings.database_url))
     files = FileStore(sessions, settings.files_root)
-    BatchRunner(services, BatchStore(sessions), files, settings.batch_lines).run()
-    # Without waiting for the threads of lines that were given up.
+    status = 1
+    try:
+        BatchRunner(services, BatchStore(sessions), files, settings.batch_lines, tick=_tell).run()
+        status = 0
+    except Exception:
+        log.exception("The runner of batches failed")
+    finally:
+        # Without waiting for the threads of lines that were given up.
+        os._exit(status)
+
+
+def _tell() -> None:
+    """Tell the worker that started this process that it is not stuck. Log lines go to standard error."""
+    sys.stdout.write(".")
     sys.stdout.flush()
-    os._exit(0)
 
 
 if __name__ == "__main__":

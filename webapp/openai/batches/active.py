@@ -4,14 +4,14 @@ import heapq
 import secrets
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Any
 
 from store.files.batch_folder import BatchFolder, Journal, Place, Result, read_at
 from store.sql.file_tables import Batch
 from webapp.openai.batches import usage
 from webapp.openai.batches.answering import Answer
-from webapp.openai.batches.lines import Line, read
+from webapp.openai.batches.lines import Line, Scan, read, scan
 
 #: How often a line is asked again whose answer was a failure of the system's.
 _TRIES = 3
@@ -20,6 +20,10 @@ _STOPS = 2
 #: How long a line waits that the system cannot take now, and at most after having waited again and again. Seconds.
 _WAIT, _LONGEST_WAIT = 0.5, 10.0
 _LINE_PREFIX = "batch_req_"
+_NEVER_ASKED = {
+    "batch_expired": "This request could not be executed before the completion window expired.",
+    "batch_cancelled": "This request was not executed: the batch was cancelled.",
+}
 
 
 class ActiveBatch:
@@ -29,18 +33,25 @@ class ActiveBatch:
         self.row = row
         self.fence = fence
         self.folder = folder
+        #: What is in its file; None while that is looked through.
+        self.found: Scan | None = None
+        #: Whether clients see that it is in progress.
+        self.begun = False
+        #: What went wrong in a thread: the runner decides what becomes of the batch.
+        self.broken: Exception | None = None
         #: Set when no more lines are to be asked: ``batch_cancelled`` or ``batch_expired``.
         self.stopped = ""
-        #: Whether another runner has it.
+        #: Whether it is not this process's any more.
         self.lost = False
-        self.usage: dict[str, int] = {}
-        self.answered = 0
-        self.refused = 0
         self.in_flight = 0
         #: When clients were last shown how far it is (``time.monotonic``).
         self.shown_at = 0.0
+        self._usage: dict[str, int] = {}
+        self._answered = 0
+        self._refused = 0
         self._lines: dict[int, Line] = {}
-        self._left: list[int] = []
+        #: Model -> lines that may be asked; the next one is at the end.
+        self._left: dict[str, list[int]] = {}
         #: When a line may be asked again, and which.
         self._waiting: list[tuple[float, int]] = []
         self._tries: dict[int, int] = {}
@@ -51,15 +62,25 @@ class ActiveBatch:
         self._written = False
         self._lock = threading.Lock()
 
-    def begin(self, lines: list[Line]) -> None:
-        """Take in what earlier runners came to; the rest is left. Raises ``OSError``."""
+    def look_through(self) -> None:
+        """Find out what is in the file, and what earlier runners came to. In a thread: this may take seconds."""
+        try:
+            found = scan(self.folder.input, self.row.endpoint)
+            if not found.faults:
+                self._begin(found.lines)
+            self.found = found
+        except Exception as error:
+            self.broken = error
+
+    def _begin(self, lines: list[Line]) -> None:
         for place, result in self.folder.results(self.fence):
             if result.line not in self._places:
                 self._count(result, place)
         self._journal = self.folder.journal(self.fence)
         self._lines = {line.number: line for line in lines}
-        # The next one is taken from the end.
-        self._left = [line.number for line in reversed(lines) if line.number not in self._places]
+        for line in reversed(lines):
+            if line.number not in self._places:
+                self._left.setdefault(line.model, []).append(line.number)
 
     @property
     def total(self) -> int:
@@ -72,53 +93,49 @@ class ActiveBatch:
         with self._lock:
             return not self.in_flight and (bool(self.stopped) or len(self._places) == len(self._lines))
 
-    def next(self) -> tuple[Line, dict[str, Any]] | None:
-        """Return a line that may be asked now, and what it says; it is left until :meth:`take`. Raises ``OSError``."""
+    def take(self, may_ask: Callable[[str], bool]) -> Line | None:
+        """Take a line out of a model that may be asked now; None where there is none."""
         with self._lock:
-            if self.stopped or self.lost:
+            if self.given_up():
                 return None
-            if self._waiting and self._waiting[0][0] <= time.monotonic():
-                self._left.append(heapq.heappop(self._waiting)[1])
-            number = self._left[-1] if self._left else None
-        return None if number is None else (self._lines[number], read(self.folder.input, self._lines[number]))
+            while self._waiting and self._waiting[0][0] <= time.monotonic():
+                number = heapq.heappop(self._waiting)[1]
+                self._left.setdefault(self._lines[number].model, []).append(number)
+            for model, numbers in self._left.items():
+                if numbers and may_ask(model):
+                    self.in_flight += 1
+                    return self._lines[numbers.pop()]
+            return None
 
-    def take(self, line: Line) -> None:
-        """The line is asked."""
-        with self._lock:
-            self._left.remove(line.number)
-            self.in_flight += 1
+    def read(self, line: Line) -> dict[str, Any]:
+        """Return what a line says. Raises ``OSError``."""
+        return read(self.folder.input, line)
 
     def given_up(self) -> bool:
         """Whether nobody wants the lines that are being asked."""
-        return self.lost or bool(self.stopped)
-
-    def put_back(self, line: Line) -> None:
-        """The line could not be asked now."""
-        with self._lock:
-            self.in_flight -= 1
-            waits = self._waits[line.number] = self._waits.get(line.number, 0) + 1
-            self._wait(line, min(_LONGEST_WAIT, _WAIT * 2.0 ** min(waits, 10)))
+        return self.lost or bool(self.stopped) or self.broken is not None
 
     def yields(self, line: Line) -> bool:
         """Whether a line may be stopped for somebody who waits; one that was stopped often comes to its end."""
         return self._stops.get(line.number, 0) < _STOPS
 
+    # What becomes of a line that was taken: one of these, then ``returned``.
+
+    def put_back(self, line: Line) -> None:
+        """The line could not be asked now."""
+        with self._lock:
+            waits = self._waits[line.number] = self._waits.get(line.number, 0) + 1
+            self._wait(line, min(_LONGEST_WAIT, _WAIT * 2.0 ** min(waits, 10)))
+
     def interrupt(self, line: Line) -> None:
         """The line was stopped for somebody who waits."""
         with self._lock:
-            self.in_flight -= 1
             self._stops[line.number] = self._stops.get(line.number, 0) + 1
             self._wait(line, 0.0)
-
-    def forget(self) -> None:
-        """The line was given up."""
-        with self._lock:
-            self.in_flight -= 1
 
     def take_answer(self, line: Line, custom_id: str, answer: Answer) -> None:
         """Note an answer; a passing failure is asked once more. Raises ``OSError``."""
         with self._lock:
-            self.in_flight -= 1
             tries = self._tries[line.number] = self._tries.get(line.number, 0) + 1
             if answer.passing and tries < _TRIES:
                 self._wait(line, _WAIT * tries)
@@ -130,18 +147,26 @@ class ActiveBatch:
             self._count(result, self._journal.append(result))
             self._written = True
 
-    def sync(self) -> bool:
-        """Make safe what was noted; whether there was anything. Raises ``OSError``."""
+    def returned(self) -> None:
+        """A line that was taken is not being asked any more."""
         with self._lock:
-            written, self._written = self._written, False
-            if written and self._journal is not None:
-                self._journal.sync()
-            return written
+            self.in_flight -= 1
+
+    # What clients see.
+
+    def sync(self) -> dict[str, Any] | None:
+        """Make safe what was noted, and return what it comes to; None where nothing new was. Raises ``OSError``."""
+        with self._lock:
+            if not self._written or self._journal is None:
+                return None
+            self._journal.sync()
+            self._written = False
+            return self._counts()
 
     def counts(self) -> dict[str, Any]:
-        """What a client is shown. To be read after :meth:`sync`."""
+        """Return what a client is shown, of a batch whose results are safe."""
         with self._lock:
-            return {"completed": self.answered, "failed": self.refused, "usage": dict(self.usage)}
+            return self._counts()
 
     def results(self) -> Iterator[Result]:
         """Yield a result for each line, in the order of the file. Raises ``OSError``."""
@@ -150,29 +175,28 @@ class ActiveBatch:
             if place is not None:
                 yield read_at(place)
                 continue
-            custom_id = read(self.folder.input, self._lines[number])["custom_id"]
             error = {"code": self.stopped, "message": _NEVER_ASKED[self.stopped]}
-            yield Result(number, False, _document(custom_id, None, error))
+            yield Result(number, False, _document(self.read(self._lines[number])["custom_id"], None, error))
 
     def close(self) -> None:
-        if self._journal is not None:
-            self._journal.close()
+        """Its results are not written any more."""
+        with self._lock:
+            if self._journal is not None:
+                self._journal.close()
+                self._journal = None
+
+    def _counts(self) -> dict[str, Any]:
+        return {"completed": self._answered, "failed": self._refused, "usage": dict(self._usage)}
 
     def _wait(self, line: Line, seconds: float) -> None:
         heapq.heappush(self._waiting, (time.monotonic() + seconds, line.number))
 
     def _count(self, result: Result, place: Place) -> None:
         self._places[result.line] = place
-        self.answered += result.answered
-        self.refused += not result.answered
+        self._answered += result.answered
+        self._refused += not result.answered
         if result.answered:
-            usage.add(self.usage, result.document["response"]["body"])
-
-
-_NEVER_ASKED = {
-    "batch_expired": "This request could not be executed before the completion window expired.",
-    "batch_cancelled": "This request was not executed: the batch was cancelled.",
-}
+            usage.add(self._usage, result.document["response"]["body"])
 
 
 def _document(custom_id: str, response: dict[str, Any] | None, error: dict[str, Any] | None) -> dict[str, Any]:

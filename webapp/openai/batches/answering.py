@@ -12,6 +12,7 @@ from services.context import RequestContext
 from services.errors import ModelNotReady, RequestFailed, ServiceError, Unavailable, as_service_error
 from services.inference.submission import OpenAIRequest
 from store.sql.api_keys import Principal
+from store.sql.file_tables import Batch
 from store.token_log.entries import Entry, Kind, Reason
 from store.token_log.outcomes import Code
 from webapp.http.error_status import status_of
@@ -25,6 +26,8 @@ log = logging.getLogger(__name__)
 
 _RESPONSES = "/v1/responses"
 #: Failures that another try may not meet.
+#: Among them, of what another try would meet again.
+_FINAL = ("poison_request",)
 _PASSING = (Code.INTERNAL_ERROR, Code.INSUFFICIENT_RESOURCES, Code.MODEL_NOT_READY)
 
 
@@ -47,28 +50,19 @@ class NotNow(Exception):
     """The system cannot take the line now: no worker, a full queue, no Redis. It is asked again later."""
 
 
-def model_of(body: dict[str, Any]) -> str:
-    """Return the model that a body asks for; '' where it names none."""
-    model = body.get("model")
-    return model if isinstance(model, str) else ""
-
-
 def answer(
-    services: Services,
-    principal: Principal,
-    path: str,
-    body: dict[str, Any],
-    given_up: Callable[[], bool],
-    yields: bool,
+    services: Services, batch: Batch, body: dict[str, Any], given_up: Callable[[], bool], yields: bool
 ) -> Answer | None:
-    """Return what became of a body; None where it was ``given_up`` meanwhile.
+    """Return what became of a batch's body; None where it was ``given_up`` meanwhile.
 
     ``yields``: whether it may be stopped for somebody who waits. Raises ``NotNow``, ``GaveWay``.
     """
     request_id = ""
     try:
-        request = replace(_request(services, principal, path, body), background=True, yields=yields)
-        call = RequestContext(principal, operation=path, disconnected=given_up)
+        # Its key may have been revoked since.
+        principal = services.access.owner(batch.owner, batch.tenant)
+        request = replace(_request(services, principal, batch.endpoint, body), background=True, yields=yields)
+        call = RequestContext(principal, operation=batch.endpoint, disconnected=given_up)
         submission = services.inference.admit_openai(call, request)
         request_id = submission.record.id
         with ExitStack() as stack:
@@ -91,7 +85,9 @@ def answer(
     except RequestFailed as error:
         if given_up():
             return None
-        return _failed(error, request_id, error.failure.code in _PASSING or isinstance(error, Cancelled))
+        final = any(detail.type in _FINAL for detail in error.failure.details)
+        passing = error.failure.code in _PASSING or isinstance(error, Cancelled)
+        return _failed(error, request_id, passing and not final)
     except Exception as error:
         if given_up():
             return None
@@ -110,7 +106,8 @@ def _until_it_gives_way(entries: Iterator[Entry | None]) -> Iterator[Entry | Non
 
 def _request(services: Services, principal: Principal, path: str, body: dict[str, Any]) -> OpenAIRequest:
     if path == _RESPONSES:
-        return services.responses.request(principal, load(ResponsesSchema, body))
+        # Kept only where its client says so: a batch would push out what people's conversations go on from.
+        return services.responses.request(principal, load(ResponsesSchema, {"store": False, **body}))
     return to_request(path, load(ENDPOINTS[path].schema, body))
 
 

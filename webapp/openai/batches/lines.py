@@ -1,20 +1,24 @@
 """The lines of a batch's input file: found, checked, read again one by one."""
 
 import json
+import re
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from text import NotText, decode, require_whole_characters
+from text import NotText, decode, has_control_characters, require_whole_characters
 
 #: OpenAI's bounds.
 MAX_LINES = 50_000
 MAX_EMBEDDINGS = 50_000
 _MAX_ID = 512
+_MAX_DEPTH = 200
 #: Faults that are told of one file.
 _MAX_FAULTS = 100
 _BOM = b"\xef\xbb\xbf"
+_STRINGS = re.compile(rb'"(?:[^"\\]|\\.)*"', re.DOTALL)
+_BRACKETS = re.compile(rb"[\[\]{}]")
 _MEMBERS = ("custom_id", "method", "url", "body")
 
 
@@ -25,6 +29,10 @@ class Line:
     #: From 1, blank lines counted.
     number: int
     offset: int
+    #: Bytes.
+    length: int
+    #: As the body names it; empty where it names none, or nothing that can be a name.
+    model: str = ""
 
 
 @dataclass(frozen=True)
@@ -56,6 +64,7 @@ def scan(path: Path, endpoint: str) -> Scan:
     faults: list[Fault] = []
     seen: dict[str, int] = {}
     model, inputs = "", 0
+    names: dict[str, str] = {}
     for line, text in _texts(path):
         fault = None
         try:
@@ -69,8 +78,10 @@ def scan(path: Path, endpoint: str) -> Scan:
                 break
             continue
         seen[request["custom_id"]] = line.number
-        lines.append(line)
-        model = model or str(request["body"].get("model") or "")
+        name = _model(request["body"])
+        # One text for all lines that name it.
+        lines.append(replace(line, model=names.setdefault(name, name)))
+        model = model or name
         if endpoint == "/v1/embeddings":
             given = request["body"].get("input")
             inputs += len(given) if isinstance(given, list) else 1
@@ -100,11 +111,28 @@ def _texts(path: Path) -> Iterator[tuple[Line, bytes]]:
                 begins, text = begins + len(_BOM), text[len(_BOM) :]
             text = text.strip()
             if text:
-                yield Line(number, begins), text
+                yield Line(number, begins, len(text)), text
+
+
+def _model(body: dict[str, Any]) -> str:
+    name = body.get("model")
+    return name if isinstance(name, str) and not has_control_characters(name) else ""
+
+
+def _require_shallow(text: bytes) -> None:
+    """Raises ``ValueError``: what is read in one thread must not be too deep for another's."""
+    if text.count(b"{") + text.count(b"[") <= _MAX_DEPTH:
+        return
+    depth = 0
+    for bracket in _BRACKETS.findall(_STRINGS.sub(b"", text)):
+        depth += 1 if bracket in b"[{" else -1
+        if depth > _MAX_DEPTH:
+            raise ValueError(f"it is nested more than {_MAX_DEPTH} deep")
 
 
 def _parse(text: bytes) -> dict[str, Any]:
     """Raises ``ValueError``."""
+    _require_shallow(text)
     try:
         written = decode(text)
         found = json.loads(written, parse_constant=_refuse_constant)

@@ -5,16 +5,13 @@ its end; whoever takes it on again begins where the journals end.
 """
 
 import logging
-import threading
 import time
+from collections import Counter
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
-from typing import Any
-
-from cachetools import TTLCache
 
 from services.container import Services
-from services.errors import ServiceError, Unavailable, as_service_error
+from services.errors import Unavailable, as_service_error
 from store.files.batch_folder import BatchFolder
 from store.files.files import FileStore
 from store.sql.batches import BatchStatus, BatchStore, is_late
@@ -23,9 +20,8 @@ from store.sql.leases import LeaseLostError
 from store.sql.tables import now
 from webapp.openai.batches import output
 from webapp.openai.batches.active import ActiveBatch
-from webapp.openai.batches.answering import GaveWay, NotNow, answer, model_of
-from webapp.openai.batches.lines import Line, scan
-from webapp.openai.batches.slots import Slots
+from webapp.openai.batches.asking import LineAsking
+from webapp.openai.batches.lines import Fault, Scan
 
 log = logging.getLogger(__name__)
 
@@ -35,12 +31,13 @@ _TICK = 0.25
 _LOOK = 0.5
 #: How often what came is made safe and shown. Seconds.
 _SHOW = 0.5
-#: Lines that are asked at once, of all models; each has a thread.
-_THREADS = 256
 #: Without a batch for so long the process ends. Seconds.
 _IDLE = 3.0
-#: How long the model of a name is remembered. Seconds.
-_NAMES = 5.0
+#: Files that are looked through at once.
+_LOOKERS = 2
+#: How long a batch waits that something went wrong with, and how often that may be a fault of ours. Seconds.
+_PARK = 15.0
+_FAULTS = 3
 
 
 class Point:
@@ -55,7 +52,7 @@ class Point:
 
 
 class BatchRunner:
-    """The runner. ``reached`` is told each ``Point`` that a batch comes to."""
+    """The runner. ``reached`` is told each ``Point`` that a batch comes to, ``tick`` is called in every round."""
 
     def __init__(
         self,
@@ -64,221 +61,185 @@ class BatchRunner:
         files: FileStore,
         lines_per_worker: int,
         reached: Callable[[str, ActiveBatch], None] = lambda point, batch: None,
+        tick: Callable[[], None] = lambda: None,
     ) -> None:
         self._services = services
         self._batches = batches
         self._files = files
         self._reached = reached
+        self._tick = tick
+        self._asking = LineAsking(services, lines_per_worker)
+        self._looking = ThreadPoolExecutor(_LOOKERS, "batch-file")
         self._active: dict[str, ActiveBatch] = {}
         #: Batches that another runner took: they are that one's.
         self._lost: set[str] = set()
-        self._slots = Slots(lines_per_worker)
-        self._pool = ThreadPoolExecutor(_THREADS, "batch-line")
-        self._in_flight = 0
-        self._models: TTLCache[tuple[str, str], str | None] = TTLCache(4096, _NAMES)
-        self._wake = threading.Event()
-        #: Models of lines that came back, and whether they were stopped for somebody who waits.
-        self._back: list[tuple[str, bool]] = []
+        #: When a batch is taken on again that something went wrong with, and how often that was.
+        self._parked: dict[str, float] = {}
+        self._faults: Counter[str] = Counter()
         self._looked_at = 0.0
-        self._lock = threading.Lock()
 
     def run(self) -> None:
-        """Run until no batch is open, or all are another's; without Redis or SQL it waits. Raises ``OSError``."""
+        """Run until no batch is open, or all are another's; without Redis or SQL it waits."""
         idle_since = time.monotonic()
-        while True:
+        while time.monotonic() - idle_since < _IDLE:
+            self._tick()
             try:
                 self._take_on()
                 for batch in list(self._active.values()):
-                    self._step(batch)
-                if self._active:
-                    idle_since = time.monotonic()
-                    self._ask_lines()
+                    self._guard(batch, self._step)
+                self._asking.ask(list(self._active.values()))
             except Exception as error:
                 if not isinstance(as_service_error(error), Unavailable):
                     raise
-            if time.monotonic() - idle_since >= _IDLE:
-                self._pool.shutdown(wait=False)
-                return
-            self._wake.wait(_TICK)
-            self._wake.clear()
+            if self._active or self._parked:
+                idle_since = time.monotonic()
+            self._asking.wait(_TICK)
 
     def _take_on(self) -> None:
         if time.monotonic() - self._looked_at < _LOOK:
             return
         self._looked_at = time.monotonic()
-        for row in self._batches.open():
-            if row.id in self._active or row.id in self._lost:
+        rows = self._batches.open()
+        self._parked = {row.id: self._parked[row.id] for row in rows if row.id in self._parked}
+        for row in rows:
+            if row.id in self._active or row.id in self._lost or time.monotonic() < self._parked.get(row.id, 0.0):
                 continue
+            self._parked.pop(row.id, None)
             fence = self._batches.take_on(row)
             if fence is None:
                 self._lost.add(row.id)
                 continue
             batch = ActiveBatch(row, fence, BatchFolder(self._files.folder.root, row.id))
+            self._active[row.id] = batch
             self._reached(Point.TAKEN_ON, batch)
-            try:
-                self._begin(batch)
-            except LeaseLostError:
-                self._drop(batch)
+            self._looking.submit(batch.look_through)
 
-    def _begin(self, batch: ActiveBatch) -> None:
-        """Look through a batch's file, and through what came of it so far."""
-        row = batch.row
-        found = scan(batch.folder.input, row.endpoint)
-        if found.faults:
+    def _guard(self, batch: ActiveBatch, do: Callable[[ActiveBatch], None]) -> None:
+        """What goes wrong with one batch is no other's concern."""
+        try:
+            do(batch)
+        except LeaseLostError as error:
+            log.warning("A batch is left to another runner: %s", error)
+            self._lost.add(batch.row.id)
+            self._leave(batch)
+        except Exception as error:
+            known = as_service_error(error)
+            if isinstance(known, Unavailable) and not isinstance(error, OSError):
+                raise
+            self._leave(batch)
+            self._faults[batch.row.id] += 1
+            # A disk that is full, a folder that is away: later it may be otherwise.
+            self._parked[batch.row.id] = time.monotonic() + _PARK
+            log.error("Something is wrong with a batch, it waits: %s", error, extra={"batch": batch.row.id})
+            if isinstance(error, FileNotFoundError) or (
+                not isinstance(error, OSError) and self._faults[batch.row.id] >= _FAULTS
+            ):
+                self._give_up(batch)
+
+    def _give_up(self, batch: ActiveBatch) -> None:
+        fault = Fault("server_error", "The batch cannot be run: its file is gone, or its state cannot be read")
+        try:
+            self._batches.finish(batch.row.id, batch.fence, BatchStatus.FAILED, errors=[fault.to_dict()])
+        except LeaseLostError:
+            self._lost.add(batch.row.id)
+
+    def _leave(self, batch: ActiveBatch) -> None:
+        batch.lost = True
+        self._active.pop(batch.row.id, None)
+        batch.close()
+
+    def _step(self, batch: ActiveBatch) -> None:
+        """Bring a batch a step further, where there is one."""
+        if batch.broken is not None:
+            raise batch.broken
+        if batch.found is None:
+            return
+        if not batch.begun:
+            self._begin(batch, batch.found)
+        elif time.monotonic() - batch.shown_at >= _SHOW or batch.done:
+            self._show(batch)
+            if batch.row.ended_at is not None:
+                # It ended, and the database's answer was lost.
+                self._end(batch)
+            elif batch.done:
+                self._finish(batch)
+
+    def _begin(self, batch: ActiveBatch, found: Scan) -> None:
+        row = self._load(batch)
+        if found.faults and row.status != BatchStatus.CANCELLING.value:
             errors = [fault.to_dict() for fault in found.faults]
             log.info("A batch's file has faults", extra={"batch": row.id, "faults": len(errors)})
             self._batches.finish(row.id, batch.fence, BatchStatus.FAILED, errors=errors)
-            batch.folder.remove()
+            self._end(batch)
             return
-        batch.begin(found.lines)
         self._reached(Point.VALIDATED, batch)
         values = {"total": batch.total, "model": found.model[:256], **batch.counts()}
         begun = {"status": BatchStatus.IN_PROGRESS.value, "in_progress_at": now()}
         if not self._batches.write(row.id, batch.fence, BatchStatus.VALIDATING, **values, **begun):
-            open_states = (BatchStatus.IN_PROGRESS, BatchStatus.FINALIZING, BatchStatus.CANCELLING)
-            self._batches.write(row.id, batch.fence, *open_states, **values)
-        self._active[row.id] = batch
+            self._batches.write(row.id, batch.fence, *_BEGUN, **values)
+        batch.begun = True
+        self._note_end(batch)
 
-    def _step(self, batch: ActiveBatch) -> None:
-        """Show how far a batch is; end it when it is at its end."""
-        try:
-            if time.monotonic() - batch.shown_at >= _SHOW or batch.done:
-                self._show(batch)
-            if batch.done:
-                self._finish(batch)
-        except LeaseLostError as error:
-            log.warning("A batch is left to another runner: %s", error)
-            self._drop(batch)
+    def _load(self, batch: ActiveBatch) -> Batch:
+        row = self._batches.load(batch.row.id)
+        if row is None or row.fence != batch.fence:
+            raise LeaseLostError(f"batch {batch.row.id} has another runner, or does not exist any more")
+        batch.row = row
+        return row
 
     def _show(self, batch: ActiveBatch) -> None:
         batch.shown_at = time.monotonic()
-        row = self._batches.load(batch.row.id)
-        if row is None:
-            raise LeaseLostError(f"batch {batch.row.id} does not exist any more")
-        batch.row = row
-        if not batch.stopped and row.status == BatchStatus.CANCELLING.value:
-            batch.stopped = "batch_cancelled"
-        elif not batch.stopped and is_late(row) and not batch.done:
-            batch.stopped = "batch_expired"
-        if batch.sync():
-            open_states = (BatchStatus.IN_PROGRESS, BatchStatus.FINALIZING, BatchStatus.CANCELLING)
-            self._batches.write(row.id, batch.fence, *open_states, **batch.counts())
+        row = self._load(batch)
+        self._note_end(batch)
+        counts = batch.sync()
+        if counts is not None:
+            self._batches.write(row.id, batch.fence, *_BEGUN, **counts)
             self._reached(Point.SHOWN, batch)
+
+    @staticmethod
+    def _note_end(batch: ActiveBatch) -> None:
+        """Let no more lines be asked where the client, or the clock, wants no more."""
+        if not batch.stopped and batch.row.status == BatchStatus.CANCELLING.value:
+            batch.stopped = "batch_cancelled"
+        elif not batch.stopped and is_late(batch.row) and not batch.done:
+            batch.stopped = "batch_expired"
 
     def _finish(self, batch: ActiveBatch) -> None:
         row = batch.row
         finalizing = {"status": BatchStatus.FINALIZING.value, "finalizing_at": row.finalizing_at or now()}
         begun = batch.stopped or row.status == BatchStatus.FINALIZING.value
         if not begun and not self._batches.write(row.id, batch.fence, BatchStatus.IN_PROGRESS, **finalizing):
-            # It is being cancelled.
-            self._show(batch)
+            # It is being cancelled: the next step sees it.
             return
         self._reached(Point.FINALIZING, batch)
+        # What came since it was shown last.
+        batch.sync()
         answers, errors = output.write(batch, self._files)
         self._reached(Point.WRITTEN, batch)
-
         try:
             files = {"output_file_id": answers, "error_file_id": errors}
             self._batches.finish(row.id, batch.fence, _END[batch.stopped], files, **batch.counts())
-        except BaseException:
-            self._discard(answers, errors)
-            raise
+        except Exception:
+            # The database may have taken it although its answer was lost.
+            if self._load(batch).ended_at is None:
+                self._discard(answers, errors)
+                raise
         self._reached(Point.ENDED, batch)
-        log.info("A batch ended", extra={"batch": row.id, "answered": batch.answered, "refused": batch.refused})
-        del self._active[row.id]
-        batch.close()
-        batch.folder.remove()
+        log.info("A batch ended", extra={"batch": row.id, **{name: batch.counts()[name] for name in _COUNTED}})
+        self._end(batch)
 
     def _discard(self, *files: ClientFile | None) -> None:
         for file in files:
             if file is not None:
                 self._files.path(file).unlink(missing_ok=True)
 
-    def _drop(self, batch: ActiveBatch) -> None:
-        batch.lost = True
-        self._lost.add(batch.row.id)
-        self._active.pop(batch.row.id, None)
-        batch.close()
-
-    # The lines.
-
-    def _ask_lines(self) -> None:
-        """Give the free places to the tenants by turns, and a tenant's to its batches, the oldest first."""
-        with self._lock:
-            for model, somebody_came in self._back:
-                self._slots.give_back(model)
-                if somebody_came:
-                    self._slots.somebody_came(model)
-            self._back.clear()
-        tenants: dict[str, list[ActiveBatch]] = {}
-        for batch in self._active.values():
-            tenants.setdefault(batch.row.tenant, []).append(batch)
-        turns = list(tenants.values())
-        while turns:
-            for batches in list(turns):
-                while batches and not self._ask_next(batches[0]):
-                    batches.pop(0)
-                if not batches:
-                    turns.remove(batches)
-
-    def _ask_next(self, batch: ActiveBatch) -> bool:
-        """Ask a batch's next line, where there is one and a place for it."""
-        found = batch.next() if self._in_flight < _THREADS else None
-        if found is None:
-            return False
-        line, request = found
-        model = self._model(batch.row, model_of(request["body"]))
-        if model is not None:
-            if self._slots.free(self._services.models.fleet(), model) < 1:
-                return False
-            self._slots.take(model)
-        batch.take(line)
-        with self._lock:
-            self._in_flight += 1
-        self._pool.submit(self._ask, batch, line, request, model)
-        return True
-
-    def _ask(self, batch: ActiveBatch, line: Line, request: dict[str, Any], model: str | None) -> None:
-        """In a thread of its own: one line, from its question to its result."""
-        row, stopped = batch.row, False
-        try:
-            owner = self._services.access.owner(row.owner, row.tenant)
-            body, yields = request["body"], batch.yields(line)
-            found = answer(self._services, owner, row.endpoint, body, batch.given_up, yields)
-            if found is None:
-                batch.forget()
-            else:
-                batch.take_answer(line, request["custom_id"], found)
-        except GaveWay:
-            stopped = True
-            batch.interrupt(line)
-        except NotNow as error:
-            log.info("A line waits: %s", error, extra={"batch": row.id, "line": line.number})
-            batch.put_back(line)
-        except Exception:
-            # The process goes on: the line is asked again, and the log says why.
-            log.exception("A line could not be asked", extra={"batch": row.id, "line": line.number})
-            batch.put_back(line)
-        finally:
-            with self._lock:
-                self._in_flight -= 1
-                if model is not None:
-                    self._back.append((model, stopped))
-            self._wake.set()
-
-    def _model(self, row: Batch, name: str) -> str | None:
-        """Return the id of the model that a name means to a tenant; None for one that will be refused."""
-        key = (row.tenant, name)
-        if key not in self._models:
-            owner = self._services.access.owner(row.owner, row.tenant)
-            try:
-                models = self._services.models
-                self._models[key] = models.resolve_name(owner, name or models.registry.default.id).spec.id
-            except ServiceError:
-                self._models[key] = None
-        return self._models[key]
+    def _end(self, batch: ActiveBatch) -> None:
+        self._leave(batch)
+        batch.folder.remove()
 
 
+_BEGUN = (BatchStatus.IN_PROGRESS, BatchStatus.FINALIZING, BatchStatus.CANCELLING)
+_COUNTED = ("completed", "failed")
 _END = {
     "": BatchStatus.COMPLETED,
     "batch_cancelled": BatchStatus.CANCELLED,

@@ -3,12 +3,14 @@
 import time
 from collections import Counter
 
-from store.redis.presence import Fleet
+from store.redis.presence import Fleet, WorkerInfo
 
 #: While somebody is always there, one line is asked after so long, so that batches come to an end. Seconds.
-_PATIENCE = 30.0
+_PATIENCE = 10.0
 #: How long nobody must have been there before lines are asked again: who has an answer often asks on. Seconds.
 _QUIET = 3.0
+#: Of a worker's places one in so many stays free, for who comes first.
+_RESERVE = 8
 
 
 class Slots:
@@ -48,5 +50,11 @@ class Slots:
         if time.monotonic() < self._quiet_at.get(model, 0.0):
             started = self._last_start.setdefault(model, time.monotonic())
             return int(not self._taken[model] and time.monotonic() - started >= _PATIENCE)
-        places = sum(min(self._per_worker, worker.capacity or self._per_worker) for worker in workers)
-        return max(0, places - self._taken[model])
+        # Its workers' places are those of the other models that they serve, too.
+        models = {name for worker in workers for name in worker.models}
+        taken = sum(self._taken[name] for name in models)
+        return max(0, sum(self._places(worker) for worker in workers) - taken)
+
+    def _places(self, worker: WorkerInfo) -> int:
+        capacity = worker.capacity or self._per_worker
+        return max(1, min(self._per_worker, capacity - max(1, capacity // _RESERVE)))
