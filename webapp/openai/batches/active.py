@@ -5,6 +5,7 @@ import secrets
 import threading
 import time
 from collections.abc import Callable, Iterator
+from itertools import islice
 from typing import Any
 
 from store.files.batch_folder import BatchFolder, Journal, Place, Result, read_at
@@ -20,6 +21,8 @@ _STOPS = 2
 #: How long a line waits that the system cannot take now, and at most after having waited again and again. Seconds.
 _WAIT, _LONGEST_WAIT = 0.5, 10.0
 _LINE_PREFIX = "batch_req_"
+#: Models of one batch that are looked up at once: a file may name as many as it has lines.
+_MODELS = 16
 _NEVER_ASKED = {
     "batch_expired": "This request could not be executed before the completion window expired.",
     "batch_cancelled": "This request was not executed: the batch was cancelled.",
@@ -93,18 +96,26 @@ class ActiveBatch:
         with self._lock:
             return not self.in_flight and (bool(self.stopped) or len(self._places) == len(self._lines))
 
+    def waiting_for(self) -> list[str]:
+        """Return models that lines ask for which may be asked, a few at most."""
+        with self._lock:
+            while self._waiting and self._waiting[0][0] <= time.monotonic():
+                number = heapq.heappop(self._waiting)[1]
+                self._left.setdefault(self._lines[number].model, []).append(number)
+            return [] if self.given_up() else list(islice(self._left, _MODELS))
+
     def take(self, may_ask: Callable[[str], bool]) -> Line | None:
         """Take a line out of a model that may be asked now; None where there is none."""
         with self._lock:
             if self.given_up():
                 return None
-            while self._waiting and self._waiting[0][0] <= time.monotonic():
-                number = heapq.heappop(self._waiting)[1]
-                self._left.setdefault(self._lines[number].model, []).append(number)
             for model, numbers in self._left.items():
-                if numbers and may_ask(model):
+                if may_ask(model):
                     self.in_flight += 1
-                    return self._lines[numbers.pop()]
+                    number = numbers.pop()
+                    if not numbers:
+                        del self._left[model]
+                    return self._lines[number]
             return None
 
     def read(self, line: Line) -> dict[str, Any]:

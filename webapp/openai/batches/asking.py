@@ -73,15 +73,17 @@ class LineAsking:
     def _ask_next(self, batch: ActiveBatch) -> bool:
         """Ask a batch's next line, where there is one and a place for it."""
         fleet = self._services.models.fleet()
+        # Looked up before a line is taken: a database that is away must not lose it.
+        models = {name: self._model(batch.row, name) for name in batch.waiting_for()}
 
         def may_ask(name: str) -> bool:
-            model = self._model(batch.row, name)
-            return model is None or self._slots.free(fleet, model) > 0
+            model = models.get(name)
+            return name in models and (model is None or self._slots.free(fleet, model) > 0)
 
         line = batch.take(may_ask)
         if line is None:
             return False
-        model = self._model(batch.row, line.model)
+        model = models[line.model]
         if model is not None:
             self._slots.take(model)
         with self._lock:
