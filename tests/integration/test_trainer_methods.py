@@ -13,6 +13,7 @@ import pytest
 
 from engines.training.spec import HyperParams, Lora, Method, TrainingSpec
 from settings import ROOT
+from testing import tool_model
 
 pytestmark = pytest.mark.full
 
@@ -22,11 +23,11 @@ PARAMS = HyperParams(batch_size=4, learning_rate=5e-3, epochs=8, save_steps=5, e
 ROWS = [{"prompt": f"Say {number}", "completion": f"{number} it is"} for number in range(10)]
 
 
-def train(folder: Path, dataset: Path, **values: Any) -> list[dict[str, Any]]:
+def train(folder: Path, dataset: Path, base: Path = MODEL, **values: Any) -> list[dict[str, Any]]:
     work_dir = folder / "work"
     work_dir.mkdir()
     defaults: dict[str, Any] = {"params": PARAMS, "lora": Lora(r=8)}
-    TrainingSpec("job-1", str(MODEL), str(dataset), str(work_dir), **{**defaults, **values}).save(folder / "spec.json")
+    TrainingSpec("job-1", str(base), str(dataset), str(work_dir), **{**defaults, **values}).save(folder / "spec.json")
     done = subprocess.run(
         [sys.executable, "-m", "engines.training.trainer", str(folder / "spec.json")],
         cwd=ROOT,
@@ -47,6 +48,51 @@ def test_preferences_are_learned(tmp_path: Path) -> None:
     assert losses[0] == pytest.approx(0.693, abs=0.01)
     assert losses[-1] < 0.1
     assert events[-1]["result"]["kind"] == "adapter"
+
+
+@pytest.mark.filterwarnings("ignore")
+def test_tools_are_learned(tmp_path: Path) -> None:
+    """Rows with other schemas, and one without tools: nothing of one is in another, and answers alone are learnt."""
+    from transformers import AutoTokenizer
+
+    from engines.training.datasets.load import load_dataset
+    from engines.training.trainer.tool_rows import have_tools, tokenized
+
+    def tool(name: str, **properties: Any) -> dict[str, Any]:
+        parameters = {"type": "object", "properties": properties}
+        return {"type": "function", "function": {"name": name, "parameters": parameters}}
+
+    def row(question: str, name: str, tools: list[Any], **arguments: Any) -> dict[str, Any]:
+        call = {"id": "1", "type": "function", "function": {"name": name, "arguments": json.dumps(arguments)}}
+        turns = [{"role": "user", "content": question}, {"role": "assistant", "content": None, "tool_calls": [call]}]
+        return {"messages": turns, "tools": tools}
+
+    plain = [{"role": "user", "content": "hm"}, {"role": "assistant", "content": "ok"}]
+    rows = [
+        row("one", "f", [tool("f", a={"type": "string"})], a="x"),
+        row("two", "g", [tool("g")]),
+        {"messages": plain},
+    ]
+    path = tmp_path / "rows.jsonl"
+    path.write_text("".join(json.dumps(each) + "\n" for each in rows * 4))
+    samples = load_dataset(path, Method.SFT, "", None, 2048, "refuse", 0.0).train
+    assert have_tools(samples) and not have_tools(samples[2:3])
+    tokenizer = AutoTokenizer.from_pretrained(tool_model.PATH)
+    first, second, third = tokenized(samples[:3], tokenizer, None)
+    for each, shown, learnt in (
+        (first, "Tools: f", "<tool_call>f</tool_call>"),
+        (second, "Tools: g", "<tool_call>g</tool_call>"),
+        (third, "hm", "ok"),
+    ):
+        assert shown in tokenizer.decode(each["input_ids"])
+        answer = tokenizer.decode([label for label in each["labels"] if label >= 0])
+        assert learnt in answer and shown not in answer
+    assert "Tools" not in tokenizer.decode(third["input_ids"])
+    assert len(tokenized(samples[:1], tokenizer, 5)[0]["input_ids"]) == 5
+
+    events = train(tmp_path, path, base=tool_model.PATH)
+    losses = [event["loss"] for event in events if event["event"] == "metrics"]
+    assert losses[-1] < losses[0] / 2
 
 
 @pytest.mark.filterwarnings("ignore")

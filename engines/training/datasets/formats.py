@@ -10,6 +10,7 @@ from typing import Any
 
 from engines.training.datasets.bad_row import BadRow, text
 from engines.training.datasets.rows import MAX_PROBLEMS, DatasetError, Problem, at_line, whole
+from engines.training.datasets.tool_calls import Tool, tools_of
 from engines.training.datasets.turns import Message, messages, refuse_tools, sharegpt, with_system
 from engines.training.spec import Method
 from text import quote
@@ -26,6 +27,7 @@ FORMATS = {
     "instruction": ("instruction", "output"),
     "text": ("text",),
 }
+_GUIDE = {"preferred_completion": "preferred_output", "non_preferred_completion": "non_preferred_output"}
 #: Formats whose rows say which of two answers is better.
 _PREFERENCES = ("preference", "openai_preference")
 #: Further fields that a row may have and that are used.
@@ -60,7 +62,8 @@ class SampleReader:
         Raises ``DatasetError`` at the end of the rows, or after ``MAX_PROBLEMS`` bad ones.
         """
         problems: list[Problem] = []
-        for line, row in rows:
+        for line, given in rows:
+            row = _renamed(given)
             if not self.format:
                 self.format = _require_format(line, row)
             _require_method(self.format, self._method)
@@ -96,8 +99,9 @@ class SampleReader:
 class Answers(Sequence[Sample]):
     """The samples of a conversation, made when they are asked for: all of them together are quadratic in its length."""
 
-    def __init__(self, messages: list[Message], answers: list[int]) -> None:
+    def __init__(self, messages: list[Message], answers: list[int], tools: list[Tool]) -> None:
         self._messages = messages
+        self._tools = tools
         #: Where the answers stand.
         self._answers = answers
 
@@ -106,7 +110,15 @@ class Answers(Sequence[Sample]):
 
     def __getitem__(self, index: Any) -> Any:
         at = self._answers[index]
-        return {"prompt": self._messages[:at], "completion": [self._messages[at]]}
+        sample = {"prompt": self._messages[:at], "completion": [self._messages[at]]}
+        return {**sample, "tools": self._tools} if self._tools else sample
+
+
+def _renamed(row: Any) -> Any:
+    """OpenAI's reference has other names for the answers of a preference than its guide."""
+    if not isinstance(row, dict) or "preferred_completion" not in row:
+        return row
+    return {_GUIDE.get(name, name): value for name, value in row.items()}
 
 
 def _require_format(line: int, row: Any) -> str:
@@ -145,13 +157,14 @@ def convert(format: str, row: Any) -> Sequence[Sample]:
     for field in FORMATS[format]:
         if field not in row:
             raise BadRow(field, f"the field {field!r} is missing (rows of this dataset are of the kind {format!r})")
-    refuse_tools(row)
     if format == "messages":
-        found, unlearnt = messages(row["messages"], "messages")
+        tools = tools_of(row)
+        found, unlearnt = messages(row["messages"], "messages", with_calls=True)
         shift = len(found)
         found = with_system(row, found)
         shift = len(found) - shift
-        return _answers(found, "messages", {index + shift for index in unlearnt})
+        return _answers(found, "messages", {index + shift for index in unlearnt}, tools)
+    refuse_tools(row)
     if format == "conversations":
         return _answers(sharegpt(row), "conversations", set())
     if format == "instruction":
@@ -188,14 +201,14 @@ def _question(instruction: str, given: str) -> str:
     return f"### Instruction:\n{instruction}\n\n{middle}### Response:\n"
 
 
-def _answers(found: list[Message], field: str, unlearnt: set[int]) -> Answers:
+def _answers(found: list[Message], field: str, unlearnt: set[int], tools: Sequence[Tool] = ()) -> Answers:
     answers = [index for index, message in enumerate(found) if message["role"] == "assistant" and index > 0]
     if not answers:
         raise BadRow(field, "there is no answer in it: a message of the assistant after another one is needed")
     learnt = [index for index in answers if index not in unlearnt]
     if not learnt:
         raise BadRow(field, "every answer in it has the weight 0, so there is nothing to learn")
-    return Answers(found, learnt)
+    return Answers(found, learnt, list(tools))
 
 
 def _prompted(row: dict[str, Any], fields: Sequence[str]) -> Sample:

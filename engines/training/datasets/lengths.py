@@ -66,19 +66,32 @@ class TokenCounter:
         if "text" in sample:
             return self._tokens(sample["text"])
         endings = [sample[name] for name in ("completion", "chosen", "rejected") if name in sample]
-        return max(self._pair(sample["prompt"], ending) for ending in endings)
+        return max(self._pair(sample["prompt"], ending, sample.get("tools")) for ending in endings)
 
-    def _pair(self, prompt: Any, ending: Any) -> int:
+    def _pair(self, prompt: Any, ending: Any, tools: list[dict[str, Any]] | None) -> int:
         if isinstance(prompt, str) and isinstance(ending, str):
             # With the end-of-sequence token that the trainer adds.
             return self._tokens(prompt) + self._tokens(ending) + 1
-        return self._tokens(self._render([*_as_messages(prompt, "user"), *_as_messages(ending, "assistant")]))
+        turns = [*_as_messages(prompt, "user"), *_as_messages(ending, "assistant")]
+        written = self._render(turns, tools)
+        if tools and not self._shows_tools(turns, tools, written):
+            raise TemplateRefusal("it does not show tools, so a model could not learn when to call them")
+        if any(turn.get("tool_calls") for turn in turns) and not self._shows_calls(turns, tools, written):
+            raise TemplateRefusal("it does not show calls of tools, so a model could not learn to write them")
+        return self._tokens(written)
 
-    def _render(self, messages: list[dict[str, str]]) -> str:
+    def _shows_tools(self, turns: list[dict[str, Any]], tools: list[dict[str, Any]], written: str) -> bool:
+        return self._render(turns, None) != written
+
+    def _shows_calls(self, turns: list[dict[str, Any]], tools: list[dict[str, Any]] | None, written: str) -> bool:
+        without = [{name: value for name, value in turn.items() if name != "tool_calls"} for turn in turns]
+        return self._render(without, tools) != written
+
+    def _render(self, messages: list[dict[str, Any]], tools: list[dict[str, Any]] | None = None) -> str:
         if not self.has_template:
             return "".join(message["content"] for message in messages)
         try:
-            return str(self._tokenizer.apply_chat_template(messages, tokenize=False))
+            return str(self._tokenizer.apply_chat_template(messages, tools=tools, tokenize=False))
         except (TemplateError, ValueError, TypeError, KeyError, AttributeError, ArithmeticError) as error:
             # The template is the model's own program.
             raise TemplateRefusal(str(error) or type(error).__name__) from error
@@ -87,5 +100,5 @@ class TokenCounter:
         return len(self._encoder.encode(text, add_special_tokens=False).ids)
 
 
-def _as_messages(value: Any, role: str) -> list[dict[str, str]]:
+def _as_messages(value: Any, role: str) -> list[dict[str, Any]]:
     return value if isinstance(value, list) else [{"role": role, "content": value}]

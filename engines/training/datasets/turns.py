@@ -3,9 +3,10 @@
 from typing import Any
 
 from engines.training.datasets.bad_row import BadRow, text
+from engines.training.datasets.tool_calls import calls_of
 from text import quote
 
-Message = dict[str, str]
+Message = dict[str, Any]
 
 _ROLES = ("system", "user", "assistant", "tool")
 #: OpenAI's newer name of a system message.
@@ -23,13 +24,16 @@ _SPEAKERS = {
     "observation": "tool",
     "function_response": "tool",
 }
-_CALLS = "is a tool call; calls are not trained on here: leave such rows out, or write the call as text of the answer"
+_CALLS = "is a tool call; those are learnt from rows of 'messages' alone: leave such rows out, or write them so"
 #: Fields of a message that change what it means, and that would be lost.
 _CALL_FIELDS = ("tool_calls", "function_call")
 
 
-def messages(value: Any, field: str) -> tuple[list[Message], list[int]]:
-    """Return the messages, and the indices of answers that must not be learnt (``weight`` 0). Raises ``BadRow``."""
+def messages(value: Any, field: str, with_calls: bool = False) -> tuple[list[Message], list[int]]:
+    """Return the messages, and the indices of answers that must not be learnt (``weight`` 0). Raises ``BadRow``.
+
+    ``with_calls``: whether calls of tools may be among them.
+    """
     if not isinstance(value, list) or not value:
         raise BadRow(field, "must be a list of messages, each with role and content")
     found, unlearnt = [], []
@@ -39,18 +43,31 @@ def messages(value: Any, field: str) -> tuple[list[Message], list[int]]:
             raise BadRow(at, "a message must be an object with role and content")
         if "role" not in message and "from" in message:
             raise BadRow(at, "has 'from' where 'role' is expected; rows of ShareGPT's kind name them 'conversations'")
-        for name in _CALL_FIELDS:
-            if message.get(name):
-                raise BadRow(f"{at}.{name}", _CALLS)
+        calls = calls_of(message, at) if with_calls else []
+        if not with_calls:
+            _refuse_calls(message, at)
         role = _SAME_ROLE.get(str(message.get("role")), message.get("role"))
         if role not in _ROLES:
             raise BadRow(f"{at}.role", f"must be one of {', '.join(_ROLES)}, not {quote(message.get('role'))}")
         if _weight(message.get("weight"), f"{at}.weight") == 0:
             unlearnt.append(index)
         # An empty system message is what some tools always write.
-        content = _content(message.get("content"), f"{at}.content", may_be_empty=role in ("system", "tool"))
-        found.append({"role": role, "content": content})
+        if calls and role != "assistant":
+            raise BadRow(f"{at}.role", "only the assistant calls tools")
+        may_be_empty = role in ("system", "tool") or bool(calls)
+        turn: Message = {"role": role, "content": _content(message.get("content"), f"{at}.content", may_be_empty)}
+        if calls:
+            turn["tool_calls"] = calls
+        elif with_calls and role == "tool":
+            turn |= {name: message[name] for name in ("name", "tool_call_id") if isinstance(message.get(name), str)}
+        found.append(turn)
     return found, unlearnt
+
+
+def _refuse_calls(message: dict[str, Any], at: str) -> None:
+    for name in _CALL_FIELDS:
+        if message.get(name):
+            raise BadRow(f"{at}.{name}", _CALLS)
 
 
 def sharegpt(row: dict[str, Any]) -> list[Message]:
@@ -92,7 +109,8 @@ def refuse_tools(row: dict[str, Any]) -> None:
     """Raise ``BadRow`` for a row that brings tools: without them in the prompt it would teach something else."""
     for name in ("tools", "functions"):
         if row.get(name) not in (None, [], "", "[]"):
-            raise BadRow(name, "tools are not put into the prompt here: leave the column out, or such rows")
+            description = "tools are put into the prompt of rows of 'messages' alone: leave them out, or such rows"
+            raise BadRow(name, description)
 
 
 def _weight(value: Any, field: str) -> int:

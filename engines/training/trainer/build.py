@@ -18,6 +18,7 @@ from engines.training.datasets.rows import whole
 from engines.training.spec import HyperParams, LongRows, Lora, Method, TrainingSpec
 from engines.training.trainer.callbacks import Reporter
 from engines.training.trainer.errors import TrainingError
+from engines.training.trainer.tool_rows import have_tools, tokenized
 
 #: Whole checkpoints that are kept: the newest, and the one before it.
 _KEPT_CHECKPOINTS = 2
@@ -56,11 +57,15 @@ def make_trainer(spec: TrainingSpec, params: HyperParams, dataset: Dataset, repo
         model = PeftModel.from_pretrained(model, spec.start_adapter, is_trainable=True)
     elif spec.lora is not None:
         lora = lora_config(spec.lora)
+    train, evaluation = dataset.train, dataset.evaluation
+    if have_tools(train) or have_tools(evaluation):
+        limit = params.max_seq_length if spec.long_rows == LongRows.TRUNCATE else None
+        train, evaluation = tokenized(train, tokenizer, limit), tokenized(evaluation, tokenizer, limit)
     common = {
         "model": model,
         "args": arguments(spec, params, bool(dataset.evaluation)),
-        "train_dataset": HfDataset.from_list(dataset.train),
-        "eval_dataset": HfDataset.from_list(dataset.evaluation) if dataset.evaluation else None,
+        "train_dataset": HfDataset.from_list(train),
+        "eval_dataset": HfDataset.from_list(evaluation) if evaluation else None,
         "processing_class": _with_padding(tokenizer),
         "peft_config": lora,
         "callbacks": [reporter],

@@ -118,11 +118,31 @@ def test_preferences(tmp_path: Path, row: dict[str, Any]) -> None:
         (
             [{"messages": [USER, {"role": "assistant", "content": None, "tool_calls": [{"id": "1"}]}]}],
             1,
-            "messages[1].tool_calls",
-            "tool call",
+            "messages[1].tool_calls[0]",
+            "function",
+        ),
+        (
+            [{"prompt": [USER], "completion": [{**ANSWER, "tool_calls": [{"id": "1"}]}]}],
+            1,
+            "completion[0].tool_calls",
+            "messages",
         ),
         ([{"conversations": [{"from": "function_call", "value": "{}"}]}], 1, "conversations[0].from", "tool call"),
-        ([{"messages": [USER, ANSWER], "tools": [{"x": 1}]}], 1, "tools", "tools"),
+        ([{"messages": [USER, ANSWER], "tools": [{"x": 1}]}], 1, "tools[0]", "function"),
+        ([{"messages": [USER, ANSWER], "tools": "f"}], 1, "tools", "JSON"),
+        ([{"conversations": [{"from": "human", "value": "a"}], "tools": [{}]}], 1, "tools", "messages"),
+        (
+            [{"messages": [USER, {**ANSWER, "tool_calls": [{"function": {"name": "f", "arguments": "{"}}]}]}],
+            1,
+            "messages[1].tool_calls[0].function.arguments",
+            "JSON",
+        ),
+        (
+            [{"messages": [{**USER, "tool_calls": [{"function": {"name": "f"}}]}, ANSWER]}],
+            1,
+            "messages[0].role",
+            "assistant",
+        ),
         (
             [{"messages": [{"role": "user", "content": [{"type": "image_url"}]}, ANSWER]}],
             1,
@@ -243,3 +263,39 @@ def test_columns_of_a_table_that_a_row_does_not_have(tmp_path: Path) -> None:
     rows = [{"messages": [{**USER, "weight": None}, {**ANSWER, "weight": 1}], "system": None}]
     pyarrow.parquet.write_table(pyarrow.Table.from_pylist(rows), tmp_path / "x.parquet")
     assert samples(tmp_path / "x.parquet")[0] == [{"prompt": [USER], "completion": [ANSWER]}]
+
+
+def test_tools_and_calls(tmp_path: Path) -> None:
+    tool = {"type": "function", "function": {"name": "f", "parameters": {"type": "object", "properties": {}}}}
+    call = {"id": "1", "type": "function", "function": {"name": "f", "arguments": '{"a": 1}'}}
+    turns = [
+        USER,
+        {"role": "assistant", "content": None, "tool_calls": [call]},
+        {"role": "tool", "tool_call_id": "1", "content": "sunny"},
+        ANSWER,
+    ]
+    found, _ = samples(written(tmp_path, {"messages": turns, "tools": [tool], "parallel_tool_calls": False}))
+    called = {**call, "function": {"name": "f", "arguments": {"a": 1}}}
+    assert found[0] == {
+        "prompt": [USER],
+        "completion": [{"role": "assistant", "content": "", "tool_calls": [called]}],
+        "tools": [tool],
+    }
+    assert found[1]["prompt"][2] == {"role": "tool", "content": "sunny", "tool_call_id": "1"}
+    # OpenAI's older words, and a table's text.
+    older = [USER, {"role": "assistant", "content": None, "function_call": {"name": "f", "arguments": "{}"}}]
+    [first], _ = samples(written(tmp_path, {"messages": older, "functions": [tool["function"]]}))
+    assert first["tools"] == [tool]
+    assert first["completion"][0]["tool_calls"] == [{"type": "function", "function": {"name": "f", "arguments": {}}}]
+    [first], _ = samples(written(tmp_path, {"messages": [USER, ANSWER], "tools": json.dumps([tool])}))
+    assert first["tools"] == [tool]
+
+
+def test_preferences_by_the_names_of_openai_s_reference(tmp_path: Path) -> None:
+    row = {
+        "input": {"messages": [USER], "tools": [], "parallel_tool_calls": True},
+        "preferred_completion": [ANSWER],
+        "non_preferred_completion": [{**ANSWER, "content": "bad"}],
+    }
+    found, _ = samples(written(tmp_path, row), Method.DPO)
+    assert found == [{"prompt": [USER], "chosen": [ANSWER], "rejected": [{**ANSWER, "content": "bad"}]}]
