@@ -207,6 +207,16 @@ class ModelCatalog:
         """Return one model. Raises ``ModelNotFound``."""
         return self._view(principal, self.resolve(name, "modelId"), self._presence.fleet())
 
+    def context_length(self, model: str) -> int | None:
+        """Return how many tokens a model's context has: what a worker runs with, else what is configured, if known."""
+        spec = self.registry.models.get(model)
+        try:
+            info = self._presence.fleet().engine_info(model)
+        except (redis.RedisError, OSError):
+            info = None
+        length = info.get("max_model_len") if info else None
+        return length or (spec.max_model_len if spec is not None else None)
+
     def fleet(self) -> Fleet:
         """Return the workers as they are now. Raises ``redis.RedisError``."""
         return self._presence.fleet()

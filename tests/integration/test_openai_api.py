@@ -56,6 +56,9 @@ def test_silence_before_the_first_token_is_bridged_with_comments(fake_stack: Sta
 def test_models_and_health(client: openai.OpenAI, fake_stack: Stack) -> None:
     assert {model.id for model in client.models.list()} == {"fake", "slow", "paused", "tiny"}
     assert client.models.retrieve("fake").id == "fake"
+    # How long a history may be: what clients cut theirs by.
+    assert client.models.retrieve("tiny").to_dict()["max_model_len"] == 64
+    assert all(model.to_dict()["max_model_len"] for model in client.models.list())
     health = httpx.get(f"http://127.0.0.1:{fake_stack.openai_port}/health", trust_env=False)
     assert health.json() == {"status": "ok"}
 

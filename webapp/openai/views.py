@@ -72,7 +72,7 @@ def list_models() -> Response:
     """The models that can be asked now, and what adapters' names mean on them."""
     catalog = services().models
     specs, adapters = catalog.served(principal())
-    data = [_describe_model(spec.id) for spec in specs]
+    data = [_describe_model(spec.id, spec.id) for spec in specs]
     # A picker shows only what is listed.
     for spec in specs:
         aliases = catalog.registry.aliases_of(spec.id)
@@ -90,7 +90,7 @@ def show_model(model_id: str) -> Response:
     named = services().models.resolve_name(principal(), model_id)
     if named.adapter is not None:
         return jsonify({**_describe_adapter(named.adapter), "id": model_id})
-    return jsonify(_describe_model(model_id, named.spec.id if model_id != named.spec.id else None))
+    return jsonify(_describe_model(model_id, named.spec.id))
 
 
 @admin_bp.delete("/models/<path:model_id>")
@@ -103,11 +103,11 @@ def delete_model(model_id: str) -> Response:
     return jsonify({"id": model_id, "object": "model", "deleted": True})
 
 
-def _describe_model(name: str, root: str | None = None) -> dict[str, Any]:
-    """``root`` is the model that an alias stands for."""
+def _describe_model(name: str, model: str) -> dict[str, Any]:
+    """A model by its id, or by a name that stands for it."""
     created = int(services().lifecycle.started_at.timestamp())
     described = {"id": name, "object": "model", "created": created, "owned_by": "cy-llm"}
-    return described if root is None else {**described, "root": root}
+    return {**described, **({} if name == model else {"root": model}), **_length(model)}
 
 
 def _describe_adapter(adapter: Adapter) -> dict[str, Any]:
@@ -118,7 +118,14 @@ def _describe_adapter(adapter: Adapter) -> dict[str, Any]:
         "owned_by": "cy-llm",
         "root": reference(adapter),
         "parent": adapter.base_model,
+        **_length(adapter.base_model),
     }
+
+
+def _length(model: str) -> dict[str, int]:
+    """As vLLM's own server tells it; clients cut their history by it."""
+    length = services().models.context_length(model)
+    return {} if length is None else {"max_model_len": length}
 
 
 def _relay(path: str) -> Response:
