@@ -64,6 +64,8 @@ class ActiveRequests:
 
     def __init__(self) -> None:
         self._active: dict[str, ActiveRequest] = {}
+        #: Lines of batches among them that make room.
+        self._yielding: dict[str, ActiveRequest] = {}
         #: Model -> when the last run on it ended (``time.monotonic``).
         self.ended_at: dict[str, float] = {}
 
@@ -82,15 +84,17 @@ class ActiveRequests:
 
         Lines of batches make room for a request that somebody waits for: with the engine's next step.
         """
-        if not active.record.background and not active.record.light:
-            for other in list(self._active.values()):
-                if other.record.yields:
-                    other.stop(StopReason.GAVE_WAY)
+        if active.record.yields:
+            self._yielding[active.record.id] = active
+        elif not active.record.background and not active.record.light:
+            for line in self._yielding.values():
+                line.stop(StopReason.GAVE_WAY)
         self._active[active.record.id] = active
 
     def remove(self, active: ActiveRequest) -> None:
         if self._active.get(active.record.id) is active:
             del self._active[active.record.id]
+            self._yielding.pop(active.record.id, None)
             self.ended_at[active.record.model] = time.monotonic()
 
     def of_model(self, model: str) -> int:
