@@ -127,7 +127,7 @@ def main() -> None:
     attempt(
         "litellm: responses",
         lambda: (
-            litellm.responses(model=f"openai/{MODEL}", input="My name is Bo.", api_base=V1, api_key=KEY)
+            litellm.responses(model=f"openai/{MODEL}", input="My name is Bo.", temperature=0, api_base=V1, api_key=KEY)
             .output[-1]
             .content[0]
             .text

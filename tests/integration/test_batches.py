@@ -338,11 +338,8 @@ def run_to_the_end(stack: Stack) -> None:
 @pytest.mark.parametrize(
     ("point", "count"),
     [
-        pytest.param(Point.TAKEN_ON, 1, marks=pytest.mark.full),
         pytest.param(Point.VALIDATED, 1, marks=pytest.mark.full),
-        pytest.param("answer", 1, marks=pytest.mark.full),
         ("answer", 60),
-        pytest.param(Point.SHOWN, 1, marks=pytest.mark.full),
         pytest.param(Point.FINALIZING, 1, marks=pytest.mark.full),
         (Point.WRITTEN, 1),
         pytest.param(Point.ENDED, 1, marks=pytest.mark.full),

@@ -66,7 +66,6 @@ class Reporter(TrainerCallback):
 
     def on_step_end(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any) -> None:
         if self._stop.set and state.global_step < state.max_steps:
-            control.should_log = True
             control.should_save = True
             control.should_training_stop = True
         now = time.monotonic()
@@ -113,6 +112,9 @@ class Reporter(TrainerCallback):
 
 
 def tokens_seen(state: TrainerState) -> float:
-    """Return how many tokens were trained on, those of every epoch and every run. The library counts one run's."""
+    """Return how many tokens were trained on, those of every epoch and every run, at the last step that was logged.
+
+    The library counts one run's.
+    """
     counted = (entry["trained_tokens"] for entry in reversed(state.log_history) if "trained_tokens" in entry)
     return float(next(counted, 0.0))
