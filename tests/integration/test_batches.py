@@ -446,6 +446,7 @@ def test_the_inference_worker_is_killed_and_the_file_deleted(bare: Stack) -> Non
         assert done.request_counts and (done.request_counts.completed, done.request_counts.failed) == (80, 0)
 
 
+@pytest.mark.full
 def test_people_come_first(bare: Stack) -> None:
     """While somebody is there no new line is begun."""
     with bare.openai() as sdk:
@@ -522,6 +523,7 @@ def test_places_are_kept_for_people(own_stack: Stack) -> None:
         assert answer.choices[0].message.content == expected_text("x", 2)
 
 
+@pytest.mark.full
 def test_a_file_that_is_gone_stops_its_batch_alone(bare: Stack) -> None:
     with bare.openai() as sdk:
         lost, other = create(sdk, GOOD), create(sdk, GOOD)
@@ -565,6 +567,7 @@ def test_a_line_that_kills_workers_is_given_up(bare: Stack) -> None:
         assert "2 workers died" in refused["response"]["body"]["error"]["message"]
 
 
+@pytest.mark.full
 def test_cancelled_before_it_was_looked_at(bare: Stack) -> None:
     with bare.openai() as sdk:
         made = create(sdk, "{")
