@@ -8,6 +8,7 @@ output of a request and its last are never held, and a lone request's never at a
 
 import asyncio
 import time
+from collections import deque
 from collections.abc import Callable
 from typing import Any
 
@@ -53,6 +54,41 @@ class MergingCollector(RequestOutputCollector):
         return super().get_nowait() if self.ready.is_set() else None
 
 
+class UnmergedCollector(RequestOutputCollector):
+    """A request's outputs, each by itself.
+
+    vLLM's parsers of tool calls read streams token by token: of several tokens at once they make other calls than of
+    the same tokens one after the other.
+    """
+
+    _waiting: deque[Any]
+
+    @classmethod
+    def attach(cls, collector: RequestOutputCollector) -> None:
+        """Let a request's outputs stay apart; to be called before the first one."""
+        if collector.aggregate and not isinstance(collector, UnmergedCollector):
+            collector.__class__ = UnmergedCollector
+            collector._waiting = deque()
+
+    def put(self, output: Any) -> None:
+        self._waiting.append(output)
+        self.ready.set()
+
+    async def get(self) -> Any:
+        while (output := self.get_nowait()) is None:
+            await self.ready.wait()
+        return output
+
+    def get_nowait(self) -> Any:
+        if not self._waiting:
+            self.ready.clear()
+            return None
+        output = self._waiting.popleft()
+        if isinstance(output, Exception):
+            raise output
+        return output
+
+
 class ChunkMerger:
     """Releases all held outputs of one engine at once, a few milliseconds apart. Lives on the engine's loop."""
 
@@ -70,7 +106,8 @@ class ChunkMerger:
 
     def attach(self, collector: RequestOutputCollector) -> None:
         """Let a request's outputs be merged, if its consumer reads them as deltas."""
-        if collector.aggregate and self._max_hold > 0 and not isinstance(collector, MergingCollector):
+        unlike = isinstance(collector, MergingCollector | UnmergedCollector)
+        if collector.aggregate and self._max_hold > 0 and not unlike:
             collector.__class__ = MergingCollector
             collector.merger = self
 

@@ -17,7 +17,7 @@ from vllm.outputs import PoolingRequestOutput, RequestOutput
 from vllm.sampling_params import SamplingParams
 
 from engines.types import Meter, Portion
-from engines.vllm.chunk_merging import MergingAsyncLLM
+from engines.vllm.chunk_merging import MergingAsyncLLM, UnmergedCollector
 from engines.vllm.core_process import DELIVERED_ARGUMENT
 from engines.vllm.internals import EngineCoreRequest, ReplayedRequest, RequestOutputCollector
 
@@ -28,8 +28,10 @@ _BROKEN_OFF = ("abort", "error")
 class CallTokens:
     """The tokens of one call: those that were delivered before, and those that its answer is being made of."""
 
-    def __init__(self, delivered: tuple[Portion, ...], meter: Meter) -> None:
+    def __init__(self, delivered: tuple[Portion, ...], meter: Meter, unmerged: bool = False) -> None:
         self.delivered = delivered
+        #: Whether the application must get each output by itself.
+        self.unmerged = unmerged
         self._meter = meter
         self._noted: list[Portion] = []
         self._generations = 0
@@ -96,6 +98,8 @@ class ContinuingAsyncLLM(MergingAsyncLLM):
         self, request: EngineCoreRequest, prompt: str | None, parent_req: Any, index: int, queue: RequestOutputCollector
     ) -> None:
         call = CURRENT_CALL.get()
+        if call is not None and call.unmerged:
+            UnmergedCollector.attach(queue)
         if call is None or not call.delivered:
             await super()._add_request(request, prompt, parent_req, index, queue)
             return

@@ -19,6 +19,8 @@ from engines.vllm.internals import build_openai_app, has_chat_template, name_ada
 from engines.vllm.messages import use_messages
 from engines.vllm.responses import use_responses
 
+#: In the body of a call that offers tools, whichever API it is of.
+_TOOLS = b'"tools"'
 #: An ASGI message.
 _Message = MutableMapping[str, Any]
 
@@ -50,7 +52,7 @@ class OpenAIApp:
         Closing the generator tells the application that the client left, which aborts
         the generation.
         """
-        tokens = CallTokens(call.delivered, call.meter)
+        tokens = CallTokens(call.delivered, call.meter, unmerged=_TOOLS in call.body)
         connection = _Connection(call, tokens)
         # The task, and what it starts, work for this call.
         context = copy_context()

@@ -2,6 +2,7 @@
 
 import json
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from importlib.util import find_spec
 from typing import Any
 
@@ -27,7 +28,8 @@ NAMED = {"type": "function", "function": {"name": "g"}}
 @pytest.fixture(scope="module")
 def stack(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Stack]:
     require(find_spec("vllm") is not None, "vLLM is not installed (bin/test installs it)")
-    models = {"default": "tools", "models": {"tools": tool_model.ENTRY}}
+    # Where many run, deltas would be merged for long.
+    models = {"default": "tools", "models": {"tools": {**tool_model.ENTRY, "chunkMergeMs": 30}}}
     stack = Stack(tmp_path_factory.mktemp("chat"), models)
     try:
         stack.start_web()
@@ -140,6 +142,24 @@ def test_calls_whole_and_streamed(raw: httpx.Client, choice: Any) -> None:
 def test_one_call_where_one_is_allowed(raw: httpx.Client) -> None:
     found = compare(raw, asked(tools=TOOLS, parallel_tool_calls=False))
     assert [call["function"]["name"] for call in found["message"]["tool_calls"]] == ["f"]
+
+
+@pytest.mark.parametrize("tokens", [36, 70, 75])
+def test_calls_are_the_same_beside_many_others(stack: Stack, tokens: int) -> None:
+    """A busy engine merges what it has for a stream; calls must not be read out of several tokens at once."""
+    body = asked(tools=TOOLS, max_tokens=tokens)
+
+    def stream(_: int) -> list[Any]:
+        headers = {"Authorization": f"Bearer {KEY}"}
+        with httpx.Client(base_url=stack.openai_base, headers=headers, trust_env=False, timeout=60) as http:
+            return Joined(http, body).calls
+
+    def functions(calls: list[Any]) -> list[Any]:
+        return [(call["name"], call["arguments"]) for call in calls]
+
+    alone = functions(stream(0))
+    with ThreadPoolExecutor(32) as pool:
+        assert [functions(calls) for calls in pool.map(stream, range(64))] == [alone] * 64
 
 
 @pytest.mark.parametrize("tokens", range(26, 76, 3))
