@@ -6,7 +6,7 @@ import redis
 from redis.exceptions import RedisError
 
 from services.access import Access
-from services.errors import BatchNotFound, FileNotFound, InvalidRequest
+from services.errors import BatchNotFound, InvalidRequest
 from services.files import FileService
 from services.limits import Limits
 from settings import Settings
@@ -65,13 +65,7 @@ class BatchService:
         """Begin a batch; its file is looked at later. Raises ``InvalidRequest``."""
         self._access.require_active(principal)
         self._limits.count_request(principal.id)
-        try:
-            file = self._files.find(principal, input_file_id, "input_file_id")
-        except FileNotFound as error:
-            raise InvalidRequest.of("not_found", "input_file_id", error.failure.message) from None
-        if file.purpose != _PURPOSE:
-            description = f"File '{file.id}' is for '{file.purpose}'; it must have been uploaded for '{_PURPOSE}'"
-            raise InvalidRequest.of("invalid_value", "input_file_id", description)
+        file, path = self._files.input(principal, input_file_id, _PURPOSE, "input_file_id")
         if file.bytes > _MAX_BYTES:
             description = f"The file has {file.bytes} bytes; a batch's may have {_MAX_BYTES}"
             raise InvalidRequest.of("file_too_large", "input_file_id", description)
@@ -82,7 +76,7 @@ class BatchService:
         batch_id = new_batch_id()
         folder = BatchFolder(self._settings.files_root, batch_id)
         try:
-            self._files.give(self._files.path(file), folder.input, "input_file_id")
+            self._files.link_or_copy(path, folder.input, "input_file_id")
             batch = self._store.create(
                 batch_id,
                 tenant=principal.tenant,

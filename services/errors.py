@@ -3,7 +3,8 @@
 import logging
 import math
 import time
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 
 from redis.exceptions import RedisError
 from sqlalchemy.exc import DataError, SQLAlchemyError
@@ -296,6 +297,15 @@ class RequestFailed(ServiceError):
         self.code = failure.code
         transient = failure.code in (Code.MODEL_NOT_READY, Code.INSUFFICIENT_RESOURCES)
         super().__init__(failure.message, failure.details, 5 if transient else None)
+
+
+@contextmanager
+def translated_errors() -> Iterator[None]:
+    """Let what the stores raise inside the block come out as this tree's errors."""
+    try:
+        yield
+    except (RedisError, SQLAlchemyError) as error:
+        raise as_service_error(error) from error
 
 
 def as_service_error(error: BaseException) -> ServiceError:

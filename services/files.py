@@ -12,7 +12,7 @@ from services.access import Access
 from services.errors import FileNotFound, InvalidRequest, StorageFailed
 from services.limits import Limits
 from settings import Settings
-from store.files.files import FileStore
+from store.files.files import FileFacts, FileStore
 from store.files.folder import IncomingFile
 from store.sql.api_keys import Principal
 from store.sql.file_tables import ClientFile
@@ -88,15 +88,10 @@ class FileService:
             incoming.discard()
             raise
         with storage_errors():
-            return self._store.add(
-                incoming,
-                tenant=principal.tenant,
-                owner=principal.id,
-                purpose=new.purpose,
-                filename=name,
-                suffix=suffix_of(name, new.purpose),
-                keep_seconds=keep_seconds(new),
+            about = FileFacts(
+                principal.tenant, principal.id, new.purpose, name, suffix_of(name, new.purpose), keep_seconds(new)
             )
+            return self._store.add(incoming, about)
 
     def find(self, principal: Principal, file_id: str, field: str = "id") -> ClientFile:
         """Return a file that the principal sees. Raises ``FileNotFound`` for any other."""
@@ -104,6 +99,21 @@ class FileService:
         if file is None or not self._access.can_see(principal, file.tenant):
             raise FileNotFound(file_id, field)
         return file
+
+    def input(self, principal: Principal, file_id: str, purpose: str, field: str) -> tuple[ClientFile, Path]:
+        """Return a file that work is to be done on, and where its bytes lie.
+
+        Raises ``InvalidRequest``, which names ``field``, for one that is not there, or is for something else.
+        """
+        try:
+            file = self.find(principal, file_id, field)
+            path = self.path(file)
+        except FileNotFound as error:
+            raise InvalidRequest.of("not_found", field, error.failure.message) from None
+        if file.purpose != purpose:
+            description = f"File '{file.id}' is for '{file.purpose}'; it must have been uploaded for '{purpose}'"
+            raise InvalidRequest.of("invalid_value", field, description)
+        return file, path
 
     def page(
         self, principal: Principal, purpose: str | None, limit: int, after: str | None, newest_first: bool
@@ -123,13 +133,13 @@ class FileService:
         with storage_errors():
             self._store.delete(self.find(principal, file_id))
 
-    def give(self, source: Path, target: Path, field: str) -> None:
+    def link_or_copy(self, source: Path, target: Path, field: str) -> None:
         """Let a file also lie at ``target``, for work that outlives it.
 
         Raises ``InvalidRequest``, which names ``field``, where it was deleted meanwhile, ``StorageFailed``.
         """
         try:
-            self._store.folder.give(source, target)
+            self._store.folder.link_or_copy(source, target)
         except FileNotFoundError:
             raise InvalidRequest.of("not_found", field, f"What '{field}' names was deleted meanwhile") from None
         except OSError as error:

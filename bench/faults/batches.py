@@ -24,7 +24,7 @@ from webapp.openai.batches.runner import Point
 _ENGINE = {"max_model_len": 1024, "kv_cache_memory_bytes": 2**28, "enforce_eager": True}
 #: Point and how often it is met before the kill.
 _POINTS = (
-    (Point.TAKEN_ON, 1),
+    (Point.CLAIMED, 1),
     (Point.VALIDATED, 1),
     ("answer", 1),
     ("answer", 40),
@@ -48,7 +48,7 @@ class People:
     """Ask one question after the other, with a pause, until they are told to stop."""
 
     def __init__(self, stack: Stack, count: int) -> None:
-        self._stop = threading.Event()
+        self._stopped = threading.Event()
         self._stack = stack
         self.answers = 0
         self.failures: list[str] = []
@@ -59,7 +59,7 @@ class People:
     def _ask(self, number: int) -> None:
         with self._stack.openai() as sdk:
             # One asks every few seconds: in between there is room for lines.
-            while not self._stop.wait(4.0 + number):
+            while not self._stopped.wait(4.0 + number):
                 messages: Any = [{"role": "user", "content": "Who are you?"}]
                 try:
                     sdk.chat.completions.create(model="demo", messages=messages, max_tokens=16)
@@ -67,8 +67,8 @@ class People:
                 except openai.OpenAIError as error:
                     self.failures.append(str(error)[:200])
 
-    def leave(self) -> None:
-        self._stop.set()
+    def stop(self) -> None:
+        self._stopped.set()
         for thread in self._threads:
             thread.join()
 
@@ -135,7 +135,7 @@ def main() -> int:
                     seconds = time.monotonic() - began
                     row = (batches, ", ".join(struck), len(found), gone, twice, wrong, round(seconds))
                     print("| " + " | ".join(map(str, row)) + " |", flush=True)
-                people.leave()
+                people.stop()
             print(f"{kills} kills, {batches} batches of {options.lines}: {lost} lost, {doubled} doubled, {other} other")
             print(f"people: {people.answers} answers, {len(people.failures)} failures {people.failures[:2]}")
         finally:

@@ -127,7 +127,7 @@ class Admission:
                 streamed=bool(request.body.get("stream")),
                 kept_as=response_id(request_id) if request.on_record else None,
                 background=request.background,
-                yields=request.yields,
+                preemptible=request.preemptible,
                 light=request.light,
                 priority=HIGHEST_PRIORITY if request.light else 0 if request.background else prepared.priority,
             )

@@ -153,7 +153,7 @@ class Failover:
         may_judge = fleet.is_reliable and time.monotonic() >= self._settled
         unopened = []
         for watched in watched_requests:
-            if watched.released == Reason.GAVE_WAY:
+            if watched.released == Reason.PREEMPTED:
                 # Who runs the batch asks it again, when nobody waits.
                 continue
             if watched.released is not None:

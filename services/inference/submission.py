@@ -46,7 +46,7 @@ class OpenAIRequest:
     #: A line of a batch: it waits behind everybody who is there.
     background: bool = False
     #: Whether it makes room while it runs.
-    yields: bool = False
+    preemptible: bool = False
     #: It takes no turn at the engine: it is served although others wait, and before them.
     light: bool = False
     #: Called with the record of a new request before it is sent; what it makes is kept under that request's id.

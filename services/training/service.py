@@ -94,7 +94,7 @@ class TrainingService:
     ) -> TrainingJob:
         try:
             for copy in checked.copies:
-                self._files.give(copy.source, copy.target, copy.field)
+                self._files.link_or_copy(copy.source, copy.target, copy.field)
             return self._create(principal, job_id, request, checked)
         except BaseException:
             if checked.copies:

@@ -3,7 +3,6 @@
 from dataclasses import dataclass
 from pathlib import Path
 
-from services.errors import FileNotFound, InvalidRequest
 from services.files import FileService
 from services.safe_paths import existing_file
 from services.training.request import TrainingRequest
@@ -57,12 +56,6 @@ class DatasetSources:
         if not is_id(name, PREFIX):
             path = existing_file(name, self._settings.data_roots, field)
             return Source(path, path)
-        try:
-            file = self._files.find(principal, name, field)
-        except FileNotFound as error:
-            raise InvalidRequest.of("not_found", field, error.failure.message) from None
-        if file.purpose != _PURPOSE:
-            description = f"File '{name}' is for '{file.purpose}'; a data set must have been uploaded for '{_PURPOSE}'"
-            raise InvalidRequest.of("invalid_value", field, description)
-        source, target = self._files.path(file), copy.with_suffix(file.suffix)
+        file, source = self._files.input(principal, name, _PURPOSE, field)
+        target = copy.with_suffix(file.suffix)
         return Source(source, target, Copy(source, target, field))

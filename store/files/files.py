@@ -20,7 +20,7 @@ PREFIX = "file-"
 #: A file without a row is younger than this only while it is being kept. Seconds.
 _ORPHAN_SECONDS = 3600.0
 #: How long a file is kept that the database does not know. Seconds.
-_ASIDE_SECONDS = 7 * 86_400.0
+_QUARANTINE_SECONDS = 7 * 86_400.0
 #: Ids that are looked up at once.
 _PART = 500
 
@@ -33,6 +33,21 @@ class FileUse:
     bytes: int
 
 
+@dataclass(frozen=True)
+class FileFacts:
+    """What is said of a file that is to be kept."""
+
+    tenant: str
+    #: The key that it came with.
+    owner: str
+    purpose: str
+    filename: str
+    #: How its name on disk ends.
+    suffix: str = ""
+    #: None is for ever.
+    keep_seconds: int | None = None
+
+
 class FileStore:
     """All reads and writes of clients' files. A file that has expired is not there any more."""
 
@@ -40,27 +55,9 @@ class FileStore:
         self._sessions = sessions
         self.folder = FileFolder(root)
 
-    def add(
-        self,
-        incoming: IncomingFile,
-        *,
-        tenant: str,
-        owner: str,
-        purpose: str,
-        filename: str,
-        suffix: str = "",
-        keep_seconds: int | None = None,
-    ) -> ClientFile:
-        """Keep a file that was written. ``keep_seconds`` None is for ever. Raises ``OSError``, ``SQLAlchemyError``."""
-        row = self.place(
-            incoming,
-            tenant=tenant,
-            owner=owner,
-            purpose=purpose,
-            filename=filename,
-            suffix=suffix,
-            keep_seconds=keep_seconds,
-        )
+    def add(self, incoming: IncomingFile, about: FileFacts) -> ClientFile:
+        """Keep a file that was written. Raises ``OSError``, ``SQLAlchemyError``."""
+        row = self.place(incoming, about)
         try:
             with self._sessions.begin() as session:
                 session.add(row)
@@ -69,34 +66,23 @@ class FileStore:
             raise
         return row
 
-    def place(
-        self,
-        incoming: IncomingFile,
-        *,
-        tenant: str,
-        owner: str,
-        purpose: str,
-        filename: str,
-        suffix: str = "",
-        keep_seconds: int | None = None,
-    ) -> ClientFile:
+    def place(self, incoming: IncomingFile, about: FileFacts) -> ClientFile:
         """Put a file that was written where it stays, and return the row that the caller adds. Raises ``OSError``."""
-        file_id, at = new_id(PREFIX), now()
-        path = self.folder.path(file_id, suffix)
+        at, kept = now(), about.keep_seconds
         row = ClientFile(
-            id=file_id,
-            tenant=tenant,
-            owner=owner,
-            purpose=purpose,
-            filename=filename,
-            suffix=suffix,
+            id=new_id(PREFIX),
+            tenant=about.tenant,
+            owner=about.owner,
+            purpose=about.purpose,
+            filename=about.filename,
+            suffix=about.suffix,
             bytes=incoming.bytes,
             checksum=incoming.checksum,
             created_at=at,
-            expires_at=None if keep_seconds is None else at + timedelta(seconds=keep_seconds),
+            expires_at=None if kept is None else at + timedelta(seconds=kept),
         )
         try:
-            incoming.keep(path)
+            incoming.keep(self.path(row))
         except BaseException:
             incoming.discard()
             raise
@@ -151,11 +137,11 @@ class FileStore:
             expired = list(session.scalars(select(ClientFile).where(ClientFile.expires_at <= now())))
         for file in expired:
             self.delete(file)
-        self.folder.remove_abandoned(_ORPHAN_SECONDS)
+        self.folder.purge_abandoned(_ORPHAN_SECONDS)
         for path in self._orphans():
             log.warning("A file that the database does not know is put aside", extra={"file": path.name})
-            self.folder.put_aside(path)
-        self.folder.remove_put_aside(_ASIDE_SECONDS)
+            self.folder.quarantine(path)
+        self.folder.purge_quarantine(_QUARANTINE_SECONDS)
         return len(expired)
 
     def _orphans(self) -> list[Path]:

@@ -18,7 +18,7 @@ from typing import Any
 
 log = logging.getLogger(__name__)
 
-_INCOMING, _UPLOADS, _FILES, _ASIDE = "incoming", "uploads", "files", "unknown"
+_INCOMING, _UPLOADS, _FILES, _QUARANTINE = "incoming", "uploads", "files", "unknown"
 _COPY_BYTES = 1024 * 1024
 
 
@@ -130,7 +130,7 @@ class FileFolder:
         shutil.rmtree(self.upload(upload_id), ignore_errors=True)
 
     @staticmethod
-    def give(source: Path, target: Path) -> None:
+    def link_or_copy(source: Path, target: Path) -> None:
         """Let a file also lie at ``target``, for whoever reads it there after it was deleted. Raises ``OSError``."""
         target.parent.mkdir(parents=True, exist_ok=True)
         target.unlink(missing_ok=True)
@@ -147,14 +147,14 @@ class FileFolder:
         """Return the whole files that were written ``older_than`` seconds ago."""
         return _older(self.root / _FILES, older_than)
 
-    def remove_abandoned(self, older_than: float) -> None:
+    def purge_abandoned(self, older_than: float) -> None:
         """Remove what nobody has written to for so long, in seconds."""
         for path in _older(self.root / _INCOMING, older_than):
             _remove(path)
 
-    def put_aside(self, path: Path) -> None:
+    def quarantine(self, path: Path) -> None:
         """Take a whole file away, to be removed later."""
-        target = self.root / _ASIDE / path.name
+        target = self.root / _QUARANTINE / path.name
         target.parent.mkdir(parents=True, exist_ok=True)
         try:
             path.rename(target)
@@ -162,9 +162,9 @@ class FileFolder:
         except OSError as error:
             log.warning("A file cannot be put aside: %s", error.strerror, extra={"file": path.name})
 
-    def remove_put_aside(self, older_than: float) -> None:
+    def purge_quarantine(self, older_than: float) -> None:
         """Remove what was put aside so long ago, in seconds."""
-        for path in _older(self.root / _ASIDE, older_than):
+        for path in _older(self.root / _QUARANTINE, older_than):
             _remove(path)
 
 

@@ -6,7 +6,7 @@ from sqlalchemy import delete, func, select, update
 from sqlalchemy.orm import Session, sessionmaker
 from sqlalchemy.sql.elements import ColumnElement
 
-from store.files.files import FileStore
+from store.files.files import FileFacts, FileStore
 from store.files.folder import IncomingFile
 from store.files.ids import is_id, new_id
 from store.sql.file_tables import ClientFile, Upload, UploadPart
@@ -117,15 +117,8 @@ class UploadStore:
         self, upload: Upload, incoming: IncomingFile, suffix: str, keep_seconds: int | None
     ) -> ClientFile | None:
         """Keep the joined file; None where the upload is not open any more. Raises ``OSError``, ``SQLAlchemyError``."""
-        file = self._files.place(
-            incoming,
-            tenant=upload.tenant,
-            owner=upload.owner,
-            purpose=upload.purpose,
-            filename=upload.filename,
-            suffix=suffix,
-            keep_seconds=keep_seconds,
-        )
+        about = FileFacts(upload.tenant, upload.owner, upload.purpose, upload.filename, suffix, keep_seconds)
+        file = self._files.place(incoming, about)
         completed = False
         try:
             with self._sessions.begin() as session:

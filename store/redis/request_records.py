@@ -60,7 +60,7 @@ class RequestRecord:
         kept_as: str | None = None,
         streamed: bool = False,
         background: bool = False,
-        yields: bool = False,
+        preemptible: bool = False,
         light: bool = False,
         **common: Any,
     ) -> "RequestRecord":
@@ -73,7 +73,7 @@ class RequestRecord:
             "kept_as": kept_as,
             "streamed": streamed,
             "background": background,
-            "yields": yields,
+            "preemptible": preemptible,
             "light": light,
         }
         return cls(kind=cls.OPENAI, payload=payload, **common)
@@ -112,9 +112,9 @@ class RequestRecord:
         return bool(self.payload.get("light"))
 
     @property
-    def yields(self) -> bool:
+    def preemptible(self) -> bool:
         """Whether its worker may stop it for a request that somebody waits for."""
-        return bool(self.payload.get("yields"))
+        return bool(self.payload.get("preemptible"))
 
     @property
     def log_fields(self) -> dict[str, str]:

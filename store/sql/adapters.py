@@ -233,8 +233,8 @@ class AdapterStore:
             )
             mine = (Adapter.name == name, Adapter.tenant == tenant)
             deleted = list(session.scalars(select(Adapter).where(*mine, Adapter.deleted_at == at)))
-            meant = (*mine, Adapter.deleted_at.is_(None), Adapter.step == 0)
-            remaining = session.scalar(select(func.max(Adapter.version)).where(*meant))
+            visible = (*mine, Adapter.deleted_at.is_(None), Adapter.step == 0)
+            remaining = session.scalar(select(func.max(Adapter.version)).where(*visible))
             alias = session.get(AdapterAlias, (tenant, name))
             if alias is not None and remaining is None:
                 session.delete(alias)

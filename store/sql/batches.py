@@ -109,7 +109,7 @@ class BatchStore:
         with self._sessions.begin() as session:
             return update_one(session, Batch, [Batch.id == batch_id, Batch.status.in_(sources)], **values)
 
-    def remove_left(self, root: Path, older_than: float) -> int:
+    def purge_folders(self, root: Path, older_than: float) -> int:
         """Remove the folders of batches that have ended, or were never begun; return how many.
 
         Only folders that were made ``older_than`` seconds ago: a batch's file is there before its row.
@@ -136,7 +136,7 @@ class BatchStore:
         with self._sessions() as session:
             return list(session.scalars(select(Batch).where(Batch.status.in_(_OPEN)).order_by(Batch.id)))
 
-    def take_on(self, batch: Batch) -> int | None:
+    def claim(self, batch: Batch) -> int | None:
         """Become a batch's runner; return its new fence, None when somebody else was faster."""
         with self._sessions.begin() as session:
             conditions = [Batch.id == batch.id, Batch.fence == batch.fence, Batch.status.in_(_OPEN)]

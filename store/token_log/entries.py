@@ -63,7 +63,7 @@ class Reason:
     #: The engine process died under it. Counts as a kill.
     ENGINE_DEAD = "engine_dead"
     #: A line of a batch gave way to somebody who waits. Who runs the batch asks it again.
-    GAVE_WAY = "gave_way"
+    PREEMPTED = "preempted"
     #: The worker does not serve the model (any more): another one may, else it ends.
     NOT_SERVED = "not_served"
 

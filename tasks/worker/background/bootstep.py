@@ -12,7 +12,8 @@ from store.sql.background_jobs import BackgroundJobStore
 from store.sql.batches import BatchStore
 from tasks.broker import submit
 from tasks.broker.names import BATCHES, QUEUE_BACKGROUND
-from tasks.worker.background.handlers import PERIODIC, HandlerContext
+from tasks.worker.background.context import HandlerContext
+from tasks.worker.background.handlers import PERIODIC
 from tasks.worker.background.runner import BackgroundRunner
 from tasks.worker.celery_internals import disable_acknowledgement
 from tasks.worker.installation import require_installation

@@ -3,12 +3,14 @@
 import logging
 import threading
 from dataclasses import replace
-
-from sqlalchemy.exc import SQLAlchemyError
+from functools import partial
 
 from store.sql.background_jobs import BackgroundJobStore, BackgroundStatus
-from store.sql.leases import LEASE_SECONDS, Lease, LeaseLostError
-from tasks.worker.background.handlers import HANDLERS, HandlerContext
+from store.sql.leases import LeaseLostError
+from store.sql.tables import BackgroundJob
+from tasks.worker.background.context import HandlerContext
+from tasks.worker.background.handlers import HANDLERS
+from tasks.worker.lease_renewal import renewed
 
 log = logging.getLogger(__name__)
 
@@ -30,34 +32,22 @@ class BackgroundRunner:
         job = self._jobs.load(job_id) if lease is not None else None
         if lease is None or job is None:
             return
-        ended, lost = threading.Event(), threading.Event()
-        renewer = threading.Thread(target=self._renew, args=(lease, ended, lost), name="lease", daemon=True)
-        renewer.start()
-        try:
-            if job.attempts > MAX_ATTEMPTS:
-                status, message = BackgroundStatus.FAILED, f"Its runner was lost {MAX_ATTEMPTS} times"
-            elif job.kind not in HANDLERS:
-                status, message = BackgroundStatus.FAILED, f"No handler for the kind {job.kind!r}"
-            else:
-                message = HANDLERS[job.kind](replace(self._context, lost=lost), job.payload)
-                status = BackgroundStatus.COMPLETED
-        except Exception as error:
-            log.exception("A background job failed", extra={"job_id": job_id})
-            status, message = BackgroundStatus.FAILED, f"{type(error).__name__}; the worker's log tells more"
-        finally:
-            ended.set()
-            renewer.join(timeout=5)
+        lost = threading.Event()
+        with renewed(partial(self._jobs.renew, lease), lost):
+            status, message = self._handle(job, lost)
         try:
             self._jobs.finish(lease, status, message)
         except LeaseLostError as error:
             log.warning("The background job was taken away: %s", error)
 
-    def _renew(self, lease: Lease, ended: threading.Event, lost: threading.Event) -> None:
-        while not ended.wait(LEASE_SECONDS / 4):
-            try:
-                self._jobs.renew(lease)
-            except LeaseLostError:
-                lost.set()
-                return
-            except SQLAlchemyError as error:
-                log.warning("The lease cannot be renewed now: %s", error.__class__.__name__)
+    def _handle(self, job: BackgroundJob, lost: threading.Event) -> tuple[BackgroundStatus, str]:
+        """Do what the job is for; return its end. ``lost``: set when the job is somebody else's."""
+        if job.attempts > MAX_ATTEMPTS:
+            return BackgroundStatus.FAILED, f"Its runner was lost {MAX_ATTEMPTS} times"
+        if job.kind not in HANDLERS:
+            return BackgroundStatus.FAILED, f"No handler for the kind {job.kind!r}"
+        try:
+            return BackgroundStatus.COMPLETED, HANDLERS[job.kind](replace(self._context, lost=lost), job.payload)
+        except Exception as error:
+            log.exception("A background job failed", extra={"job_id": job.id})
+            return BackgroundStatus.FAILED, f"{type(error).__name__}; the worker's log tells more"

@@ -25,7 +25,7 @@ class StopReason(Enum):
     #: The client left; it may come back.
     CLIENT_GONE = "client_gone"
     #: A line of a batch makes room for somebody who waits.
-    GAVE_WAY = "gave_way"
+    PREEMPTED = "preempted"
     #: The worker's drain time is over.
     DRAIN = "drain"
     #: An operator took its model away by force.
@@ -65,7 +65,7 @@ class ActiveRequests:
     def __init__(self) -> None:
         self._active: dict[str, ActiveRequest] = {}
         #: Lines of batches among them that make room.
-        self._yielding: dict[str, ActiveRequest] = {}
+        self._preemptible: dict[str, ActiveRequest] = {}
         #: Model -> when the last run on it ended (``time.monotonic``).
         self.ended_at: dict[str, float] = {}
 
@@ -84,17 +84,17 @@ class ActiveRequests:
 
         Lines of batches make room for a request that somebody waits for: with the engine's next step.
         """
-        if active.record.yields:
-            self._yielding[active.record.id] = active
+        if active.record.preemptible:
+            self._preemptible[active.record.id] = active
         elif not active.record.background and not active.record.light:
-            for line in self._yielding.values():
-                line.stop(StopReason.GAVE_WAY)
+            for line in self._preemptible.values():
+                line.stop(StopReason.PREEMPTED)
         self._active[active.record.id] = active
 
     def remove(self, active: ActiveRequest) -> None:
         if self._active.get(active.record.id) is active:
             del self._active[active.record.id]
-            self._yielding.pop(active.record.id, None)
+            self._preemptible.pop(active.record.id, None)
             self.ended_at[active.record.model] = time.monotonic()
 
     def of_model(self, model: str) -> int:

@@ -211,8 +211,8 @@ def _release_reason(active: ActiveRequest, reason: Exception | StopReason) -> st
     """Return why the request is released; None when this is its end."""
     if reason is StopReason.DRAIN or isinstance(reason, _EngineGone):
         return Reason.DRAIN
-    if reason is StopReason.GAVE_WAY:
-        return Reason.GAVE_WAY
+    if reason is StopReason.PREEMPTED:
+        return Reason.PREEMPTED
     if isinstance(reason, _NotServed):
         return Reason.NOT_SERVED
     if isinstance(reason, EngineDead):

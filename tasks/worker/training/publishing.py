@@ -5,6 +5,7 @@ import io
 import logging
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -13,13 +14,13 @@ from sqlalchemy.orm import Session
 from engines.errors import UnknownModel
 from engines.registry import Registry
 from engines.training.adapter_files import FILES, BrokenAdapter, inspect_adapter
-from store.files.files import FileStore
+from store.files.files import FileFacts, FileStore
 from store.sql.adapters import AdapterStore, StagedAdapter, reference
 from store.sql.file_tables import ClientFile
 from store.sql.jobs import EventKind, JobStore
 from store.sql.leases import Lease
 from store.sql.tables import Adapter, TrainingEvent, TrainingJob
-from tasks.worker.training.lease_keeper import kept
+from tasks.worker.lease_renewal import renewed
 
 log = logging.getLogger(__name__)
 
@@ -53,7 +54,7 @@ class Publisher:
 
         ``published`` gets the adapter.
         """
-        with kept(self._jobs, lease):
+        with renewed(partial(self._jobs.renew, lease)):
             staged = self._stage(job, Path(result["path"]), result) if result["kind"] == "adapter" else None
         table = self._result_file(job) if job.options.get("openai") else None
 
@@ -86,7 +87,7 @@ class Publisher:
         if wanted:
             metrics = dict(self._jobs.metrics(job.id)).get(step, {})
             try:
-                with kept(self._jobs, lease):
+                with renewed(partial(self._jobs.renew, lease)):
                     staged = self._stage(job, Path(job.spec["work_dir"]) / f"checkpoint-{step}", notes)
             except OSError as error:
                 # The training goes on from it all the same.
@@ -165,14 +166,8 @@ class Publisher:
             return None
         try:
             incoming.write(data)
-            return self._files.place(
-                incoming,
-                tenant=job.tenant,
-                owner=job.owner,
-                purpose=_RESULTS,
-                filename="step_metrics.csv",
-                suffix=".csv",
-            )
+            about = FileFacts(job.tenant, job.owner, _RESULTS, "step_metrics.csv", ".csv")
+            return self._files.place(incoming, about)
         except OSError as error:
             incoming.discard()
             _log_no_table(job, error)

@@ -65,7 +65,7 @@ class ActiveBatch:
         self._written = False
         self._lock = threading.Lock()
 
-    def look_through(self) -> None:
+    def validate(self) -> None:
         """Find out what is in the file, and what earlier runners came to. In a thread: this may take seconds."""
         try:
             found = scan(self.folder.input, self.row.endpoint)
@@ -104,13 +104,13 @@ class ActiveBatch:
                 self._left.setdefault(self._lines[number].model, []).append(number)
             return [] if self.given_up() else list(islice(self._left, _MODELS))
 
-    def take(self, may_ask: Callable[[str], bool]) -> Line | None:
+    def take(self, has_place: Callable[[str], bool]) -> Line | None:
         """Take a line out of a model that may be asked now; None where there is none."""
         with self._lock:
             if self.given_up():
                 return None
             for model, numbers in self._left.items():
-                if may_ask(model):
+                if has_place(model):
                     self.in_flight += 1
                     number = numbers.pop()
                     if not numbers:
@@ -126,19 +126,19 @@ class ActiveBatch:
         """Whether nobody wants the lines that are being asked."""
         return self.lost or bool(self.stopped) or self.broken is not None
 
-    def yields(self, line: Line) -> bool:
+    def preemptible(self, line: Line) -> bool:
         """Whether a line may be stopped for somebody who waits; one that was stopped often comes to its end."""
         return self._stops.get(line.number, 0) < _STOPS
 
     # What becomes of a line that was taken: one of these, then ``returned``.
 
-    def put_back(self, line: Line) -> None:
+    def requeue(self, line: Line) -> None:
         """The line could not be asked now."""
         with self._lock:
             waits = self._waits[line.number] = self._waits.get(line.number, 0) + 1
             self._wait(line, min(_LONGEST_WAIT, _WAIT * 2.0 ** min(waits, 10)))
 
-    def interrupt(self, line: Line) -> None:
+    def preempt(self, line: Line) -> None:
         """The line was stopped for somebody who waits."""
         with self._lock:
             self._stops[line.number] = self._stops.get(line.number, 0) + 1

@@ -3,13 +3,20 @@
 import json
 import logging
 from collections.abc import Callable, Iterator
-from contextlib import ExitStack
 from dataclasses import dataclass, replace
 from typing import Any
 
 from services.container import Services
 from services.context import RequestContext
-from services.errors import ModelNotReady, RequestFailed, ServiceError, Unavailable, as_service_error
+from services.errors import (
+    ModelNotReady,
+    RequestFailed,
+    ServiceError,
+    Unavailable,
+    as_service_error,
+    translated_errors,
+)
+from services.inference.request_stream import ClientDisconnected
 from services.inference.submission import OpenAIRequest
 from store.sql.api_keys import Principal
 from store.sql.file_tables import Batch
@@ -42,7 +49,7 @@ class Answer:
     passing: bool = False
 
 
-class GaveWay(Exception):
+class Preempted(Exception):
     """The line was stopped for somebody who waits. It is asked again when nobody does."""
 
 
@@ -51,56 +58,78 @@ class NotNow(Exception):
 
 
 def answer(
-    services: Services, batch: Batch, body: dict[str, Any], given_up: Callable[[], bool], yields: bool
+    services: Services, batch: Batch, body: dict[str, Any], given_up: Callable[[], bool], preemptible: bool
 ) -> Answer | None:
     """Return what became of a batch's body; None where it was ``given_up`` meanwhile.
 
-    ``yields``: whether it may be stopped for somebody who waits. Raises ``NotNow``, ``GaveWay``.
+    ``preemptible``: whether it may be stopped for somebody who waits. Raises ``NotNow``, ``Preempted``.
     """
-    request_id = ""
+    asked = _Asked()
     try:
-        # Its key may have been revoked since.
-        principal = services.access.owner(batch.owner, batch.tenant)
-        request = replace(_request(services, principal, batch.endpoint, body), background=True, yields=yields)
-        call = RequestContext(principal, operation=batch.endpoint, disconnected=given_up)
-        submission = services.inference.admit_openai(call, request)
-        request_id = submission.record.id
-        with ExitStack() as stack:
-            stream = stack.enter_context(services.inference.open(call, submission))
-            entries = _until_it_gives_way(stream.entries())
-            try:
-                head = read_head(entries, patient=True)
-                assert head is not None
-                found = json.loads(read_body(entries))
-            except ServiceError:
-                _tell_refusal(request, submission.record)
-                raise
-            if head["status"] >= 400:
-                _tell_refusal(request, submission.record)
-            return Answer(head["status"], request_id, found, passing=head["status"] >= 500)
-    except GaveWay:
+        with translated_errors():
+            return _ask(services, batch, body, given_up, preemptible, asked)
+    except Preempted:
         # Nobody goes on with this try.
-        services.inference.end(request_id)
+        services.inference.end(asked.request_id)
         raise
+    except ClientDisconnected:
+        return None
     except RequestFailed as error:
-        if given_up():
-            return None
-        final = any(detail.type in _FINAL for detail in error.failure.details)
-        passing = error.failure.code in _PASSING or isinstance(error, Cancelled)
-        return _failed(error, request_id, passing and not final)
+        return None if given_up() else _failed(error, asked.request_id, _is_passing(error))
+    except (ModelNotReady, Unavailable) as error:
+        raise NotNow(str(error)) from error
+    except ServiceError as error:
+        return _failed(error, asked.request_id, passing=False)
     except Exception as error:
-        if given_up():
-            return None
-        known = as_service_error(error)
-        if isinstance(known, ModelNotReady | Unavailable):
-            raise NotNow(str(known)) from error
-        return _failed(known, request_id, passing=not isinstance(error, ServiceError))
+        # A fault of ours; one line is no reason to end the others'.
+        return _failed(as_service_error(error), asked.request_id, passing=True)
 
 
-def _until_it_gives_way(entries: Iterator[Entry | None]) -> Iterator[Entry | None]:
+@dataclass
+class _Asked:
+    """What is known of a line's request, also where it fails."""
+
+    request_id: str = ""
+
+
+def _ask(
+    services: Services,
+    batch: Batch,
+    body: dict[str, Any],
+    given_up: Callable[[], bool],
+    preemptible: bool,
+    asked: _Asked,
+) -> Answer:
+    # Its key may have been revoked since.
+    principal = services.access.owner(batch.owner, batch.tenant)
+    request = replace(_request(services, principal, batch.endpoint, body), background=True, preemptible=preemptible)
+    call = RequestContext(principal, operation=batch.endpoint, disconnected=given_up)
+    submission = services.inference.admit_openai(call, request)
+    asked.request_id = submission.record.id
+    with services.inference.open(call, submission) as stream:
+        entries = _until_preempted(stream.entries())
+        try:
+            head = read_head(entries, patient=True)
+            assert head is not None
+            found = json.loads(read_body(entries))
+        except ServiceError:
+            _tell_refusal(request, submission.record)
+            raise
+        if head["status"] >= 400:
+            _tell_refusal(request, submission.record)
+        return Answer(head["status"], asked.request_id, found, passing=head["status"] >= 500)
+
+
+def _is_passing(error: RequestFailed) -> bool:
+    """Whether another try may not meet the failure."""
+    final = any(detail.type in _FINAL for detail in error.failure.details)
+    return not final and (error.failure.code in _PASSING or isinstance(error, Cancelled))
+
+
+def _until_preempted(entries: Iterator[Entry | None]) -> Iterator[Entry | None]:
     for entry in entries:
-        if entry is not None and entry.kind == Kind.RELEASE and entry.json()["reason"] == Reason.GAVE_WAY:
-            raise GaveWay
+        if entry is not None and entry.kind == Kind.RELEASE and entry.json()["reason"] == Reason.PREEMPTED:
+            raise Preempted
         yield entry
 
 

@@ -2,7 +2,7 @@
 
 import json
 
-from store.files.files import FileStore
+from store.files.files import FileFacts, FileStore
 from store.files.folder import IncomingFile
 from store.sql.file_tables import ClientFile
 from webapp.openai.batches.active import ActiveBatch
@@ -40,12 +40,6 @@ def write(batch: ActiveBatch, files: FileStore) -> tuple[ClientFile | None, Clie
 def _place(batch: ActiveBatch, files: FileStore, incoming: IncomingFile, kind: str) -> ClientFile | None:
     if not incoming.bytes:
         return None
-    return files.place(
-        incoming,
-        tenant=batch.row.tenant,
-        owner=batch.row.owner,
-        purpose=_PURPOSE,
-        filename=f"{batch.row.id}_{kind}.jsonl",
-        suffix=".jsonl",
-        keep_seconds=batch.row.keep_seconds,
-    )
+    row = batch.row
+    name = f"{row.id}_{kind}.jsonl"
+    return files.place(incoming, FileFacts(row.tenant, row.owner, _PURPOSE, name, ".jsonl", row.keep_seconds))

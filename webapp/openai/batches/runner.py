@@ -11,7 +11,7 @@ from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 
 from services.container import Services
-from services.errors import Unavailable, as_service_error
+from services.errors import Unavailable, translated_errors
 from store.files.batch_folder import BatchFolder
 from store.files.files import FileStore
 from store.sql.batches import BatchStatus, BatchStore, is_late
@@ -20,13 +20,15 @@ from store.sql.leases import LeaseLostError
 from store.sql.tables import now
 from webapp.openai.batches import output
 from webapp.openai.batches.active import ActiveBatch
-from webapp.openai.batches.asking import LineAsking
+from webapp.openai.batches.dispatcher import LineDispatcher
 from webapp.openai.batches.lines import Fault, Scan
 
 log = logging.getLogger(__name__)
 
 #: How often batches are looked at. Seconds.
 _TICK = 0.25
+#: How long it waits for a Redis or a database that is away, before it looks again. Seconds.
+_AWAY = 2.0
 #: How often new batches are looked for. Seconds.
 _LOOK = 0.5
 #: How often what came is made safe and shown. Seconds.
@@ -34,7 +36,7 @@ _SHOW = 0.5
 #: Without a batch for so long the process ends. Seconds.
 _IDLE = 3.0
 #: Files that are looked through at once.
-_LOOKERS = 2
+_VALIDATORS = 2
 #: How long a batch waits that something went wrong with, and how often that may be a fault of ours. Seconds.
 _PARK = 15.0
 _FAULTS = 3
@@ -43,7 +45,7 @@ _FAULTS = 3
 class Point:
     """Moments that tests let the process die at."""
 
-    TAKEN_ON = "taken on"
+    CLAIMED = "claimed"
     VALIDATED = "validated"
     SHOWN = "shown"
     FINALIZING = "finalizing"
@@ -68,8 +70,8 @@ class BatchRunner:
         self._files = files
         self._reached = reached
         self._tick = tick
-        self._asking = LineAsking(services, lines_per_worker)
-        self._looking = ThreadPoolExecutor(_LOOKERS, "batch-file")
+        self._dispatcher = LineDispatcher(services, lines_per_worker)
+        self._validators = ThreadPoolExecutor(_VALIDATORS, "batch-file")
         self._active: dict[str, ActiveBatch] = {}
         #: Batches that another runner took: they are that one's.
         self._lost: set[str] = set()
@@ -84,18 +86,19 @@ class BatchRunner:
         while time.monotonic() - idle_since < _IDLE:
             self._tick()
             try:
-                self._take_on()
-                for batch in list(self._active.values()):
-                    self._guard(batch, self._step)
-                self._asking.ask(list(self._active.values()))
-            except Exception as error:
-                if not isinstance(as_service_error(error), Unavailable):
-                    raise
+                with translated_errors():
+                    self._claim_new()
+                    for batch in list(self._active.values()):
+                        self._step_guarded(batch)
+                    self._dispatcher.dispatch(list(self._active.values()))
+            except Unavailable as error:
+                log.warning("Batches wait: %s", error)
+                self._dispatcher.wait(_AWAY)
             if self._active or self._parked:
                 idle_since = time.monotonic()
-            self._asking.wait(_TICK)
+            self._dispatcher.wait(_TICK)
 
-    def _take_on(self) -> None:
+    def _claim_new(self) -> None:
         if time.monotonic() - self._looked_at < _LOOK:
             return
         self._looked_at = time.monotonic()
@@ -105,36 +108,43 @@ class BatchRunner:
             if row.id in self._active or row.id in self._lost or time.monotonic() < self._parked.get(row.id, 0.0):
                 continue
             self._parked.pop(row.id, None)
-            fence = self._batches.take_on(row)
+            fence = self._batches.claim(row)
             if fence is None:
                 self._lost.add(row.id)
                 continue
             batch = ActiveBatch(row, fence, BatchFolder(self._files.folder.root, row.id))
             self._active[row.id] = batch
-            self._reached(Point.TAKEN_ON, batch)
-            self._looking.submit(batch.look_through)
+            self._reached(Point.CLAIMED, batch)
+            self._validators.submit(batch.validate)
 
-    def _guard(self, batch: ActiveBatch, do: Callable[[ActiveBatch], None]) -> None:
-        """What goes wrong with one batch is no other's concern."""
+    def _step_guarded(self, batch: ActiveBatch) -> None:
+        """Bring a batch a step further; what goes wrong with it is no other's concern. Raises ``Unavailable``."""
         try:
-            do(batch)
+            with translated_errors():
+                self._step(batch)
         except LeaseLostError as error:
             log.warning("A batch is left to another runner: %s", error)
             self._lost.add(batch.row.id)
-            self._leave(batch)
-        except Exception as error:
-            known = as_service_error(error)
-            if isinstance(known, Unavailable) and not isinstance(error, OSError):
-                raise
-            self._leave(batch)
-            self._faults[batch.row.id] += 1
+            self._drop(batch)
+        except Unavailable:
+            raise
+        except FileNotFoundError:
+            self._drop(batch)
+            self._give_up(batch)
+        except OSError as error:
             # A disk that is full, a folder that is away: later it may be otherwise.
-            self._parked[batch.row.id] = time.monotonic() + _PARK
-            log.error("Something is wrong with a batch, it waits: %s", error, extra={"batch": batch.row.id})
-            if isinstance(error, FileNotFoundError) or (
-                not isinstance(error, OSError) and self._faults[batch.row.id] >= _FAULTS
-            ):
+            log.error("A batch's files cannot be written or read, it waits: %s", error.strerror, extra=_fields(batch))
+            self._park(batch)
+        except Exception:
+            log.exception("A batch cannot be run", extra=_fields(batch))
+            self._faults[batch.row.id] += 1
+            self._park(batch)
+            if self._faults[batch.row.id] >= _FAULTS:
                 self._give_up(batch)
+
+    def _park(self, batch: ActiveBatch) -> None:
+        self._drop(batch)
+        self._parked[batch.row.id] = time.monotonic() + _PARK
 
     def _give_up(self, batch: ActiveBatch) -> None:
         fault = Fault("server_error", "The batch cannot be run: its file is gone, or its state cannot be read")
@@ -143,7 +153,7 @@ class BatchRunner:
         except LeaseLostError:
             self._lost.add(batch.row.id)
 
-    def _leave(self, batch: ActiveBatch) -> None:
+    def _drop(self, batch: ActiveBatch) -> None:
         batch.lost = True
         self._active.pop(batch.row.id, None)
         batch.close()
@@ -168,7 +178,7 @@ class BatchRunner:
         row = self._load(batch)
         if found.faults and row.status != BatchStatus.CANCELLING.value:
             errors = [fault.to_dict() for fault in found.faults]
-            log.info("A batch's file has faults", extra={"batch": row.id, "faults": len(errors)})
+            log.info("A batch's file has faults", extra={**_fields(batch), "faults": len(errors)})
             self._batches.finish(row.id, batch.fence, BatchStatus.FAILED, errors=errors)
             self._end(batch)
             return
@@ -225,7 +235,7 @@ class BatchRunner:
                 self._discard(answers, errors)
                 raise
         self._reached(Point.ENDED, batch)
-        log.info("A batch ended", extra={"batch": row.id, **{name: batch.counts()[name] for name in _COUNTED}})
+        log.info("A batch ended", extra={**_fields(batch), **{name: batch.counts()[name] for name in _COUNTED}})
         self._end(batch)
 
     def _discard(self, *files: ClientFile | None) -> None:
@@ -234,8 +244,12 @@ class BatchRunner:
                 self._files.path(file).unlink(missing_ok=True)
 
     def _end(self, batch: ActiveBatch) -> None:
-        self._leave(batch)
+        self._drop(batch)
         batch.folder.remove()
+
+
+def _fields(batch: ActiveBatch) -> dict[str, str]:
+    return {"batch": batch.row.id}
 
 
 _BEGUN = (BatchStatus.IN_PROGRESS, BatchStatus.FINALIZING, BatchStatus.CANCELLING)

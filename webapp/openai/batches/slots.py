@@ -32,7 +32,7 @@ class Slots:
         """It was answered, or was stopped."""
         self._taken[model] -= 1
 
-    def somebody_came(self, model: str) -> None:
+    def note_interactive(self, model: str) -> None:
         """A line was stopped for somebody who waits, and may ask again soon."""
         self._quiet_at[model] = time.monotonic() + _QUIET
 
@@ -46,7 +46,7 @@ class Slots:
             # A model that is loaded on demand is loaded for one line, and shows then.
             return int(fleet.on_demand(model) and not self._taken[model])
         if any(worker.interactive for worker in workers):
-            self.somebody_came(model)
+            self.note_interactive(model)
         if time.monotonic() < self._quiet_at.get(model, 0.0):
             started = self._last_start.setdefault(model, time.monotonic())
             return int(not self._taken[model] and time.monotonic() - started >= _PATIENCE)

@@ -1,4 +1,4 @@
-"""Asks the lines of batches: which one next, each in a thread of its own, and what becomes of it."""
+"""Sends the lines of batches: which one next, each in a thread of its own, and what becomes of it."""
 
 import logging
 import threading
@@ -12,7 +12,7 @@ from services.errors import ServiceError
 from store.sql.file_tables import Batch
 from store.token_log.outcomes import Code, Detail, Failure
 from webapp.openai.batches.active import ActiveBatch
-from webapp.openai.batches.answering import Answer, GaveWay, NotNow, answer
+from webapp.openai.batches.answering import Answer, NotNow, Preempted, answer
 from webapp.openai.batches.lines import Line
 from webapp.openai.batches.slots import Slots
 from webapp.openai.error_body import error_body
@@ -25,7 +25,7 @@ _THREADS = 256
 _NAMES = 5.0
 
 
-class LineAsking:
+class LineDispatcher:
     """The lines of one process that are being asked."""
 
     def __init__(self, services: Services, lines_per_worker: int) -> None:
@@ -44,17 +44,17 @@ class LineAsking:
         self._wake.wait(seconds)
         self._wake.clear()
 
-    def ask(self, batches: list[ActiveBatch]) -> None:
+    def dispatch(self, batches: list[ActiveBatch]) -> None:
         """Give each free place to the tenant with the fewest lines, and a tenant's to its oldest batch.
 
         ``batches``: the oldest first. Raises what the stores raise.
         """
         with self._lock:
             back, self._back = self._back, []
-        for model, somebody_came in back:
+        for model, note_interactive in back:
             self._slots.give_back(model)
-            if somebody_came:
-                self._slots.somebody_came(model)
+            if note_interactive:
+                self._slots.note_interactive(model)
         tenants: dict[str, list[ActiveBatch]] = {}
         running: Counter[str] = Counter()
         for batch in batches:
@@ -63,24 +63,24 @@ class LineAsking:
                 running[batch.row.tenant] += batch.in_flight
         while tenants and self._in_flight < _THREADS:
             tenant = min(tenants, key=running.__getitem__)
-            if self._ask_next(tenants[tenant][0]):
+            if self._dispatch_next(tenants[tenant][0]):
                 running[tenant] += 1
                 continue
             tenants[tenant].pop(0)
             if not tenants[tenant]:
                 del tenants[tenant]
 
-    def _ask_next(self, batch: ActiveBatch) -> bool:
+    def _dispatch_next(self, batch: ActiveBatch) -> bool:
         """Ask a batch's next line, where there is one and a place for it."""
         fleet = self._services.models.fleet()
         # Looked up before a line is taken: a database that is away must not lose it.
         models = {name: self._model(batch.row, name) for name in batch.waiting_for()}
 
-        def may_ask(name: str) -> bool:
+        def has_place(name: str) -> bool:
             model = models.get(name)
             return name in models and (model is None or self._slots.free(fleet, model) > 0)
 
-        line = batch.take(may_ask)
+        line = batch.take(has_place)
         if line is None:
             return False
         model = models[line.model]
@@ -95,12 +95,12 @@ class LineAsking:
         stopped = False
         try:
             self._ask(batch, line)
-        except GaveWay:
+        except Preempted:
             stopped = True
-            batch.interrupt(line)
+            batch.preempt(line)
         except NotNow as error:
             log.info("A line waits: %s", error, extra={"batch": batch.row.id, "line": line.number})
-            batch.put_back(line)
+            batch.requeue(line)
         except Exception as error:
             # The runner decides: a full disk is no fault of the line's.
             batch.broken = error
@@ -114,10 +114,11 @@ class LineAsking:
 
     def _ask(self, batch: ActiveBatch, line: Line) -> None:
         request, limit = batch.read(line), self._services.settings.max_body_bytes
-        found: Answer | None = _too_large(limit)
-        if line.length <= limit:
-            yields = batch.yields(line)
-            found = answer(self._services, batch.row, request["body"], batch.given_up, yields)
+        if line.length > limit:
+            found: Answer | None = _too_large(limit)
+        else:
+            preemptible = batch.preemptible(line)
+            found = answer(self._services, batch.row, request["body"], batch.given_up, preemptible)
         if found is not None:
             batch.take_answer(line, request["custom_id"], found)
 

@@ -1,33 +1,34 @@
-"""Keeps a job's lease while its runner does something that takes long."""
+"""Renews a lease while its holder does something that takes long."""
 
 import logging
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
 from sqlalchemy.exc import SQLAlchemyError
 
-from store.sql.jobs import JobStore
-from store.sql.leases import LEASE_SECONDS, Lease, LeaseLostError
+from store.sql.leases import LEASE_SECONDS, LeaseLostError
 
 log = logging.getLogger(__name__)
 
 
 @contextmanager
-def kept(jobs: JobStore, lease: Lease) -> Iterator[None]:
-    """Renew the lease while the block runs; one that is lost shows at the runner's next write."""
+def renewed(renew: Callable[[], object], lost: threading.Event | None = None) -> Iterator[None]:
+    """Call ``renew`` now and then while the block runs. ``lost`` is set once it raises ``LeaseLostError``."""
     ended = threading.Event()
 
-    def renew() -> None:
+    def run() -> None:
         while not ended.wait(LEASE_SECONDS / 4):
             try:
-                jobs.renew(lease)
+                renew()
             except LeaseLostError:
+                if lost is not None:
+                    lost.set()
                 return
             except SQLAlchemyError as error:
                 log.warning("The lease cannot be renewed now: %s", error.__class__.__name__)
 
-    renewer = threading.Thread(target=renew, name="lease", daemon=True)
+    renewer = threading.Thread(target=run, name="lease", daemon=True)
     renewer.start()
     try:
         yield
