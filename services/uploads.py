@@ -4,6 +4,7 @@ from services.access import Access
 from services.errors import Conflict, InvalidRequest, UploadNotFound
 from services.files import FileService, NewFile, keep_seconds, shown_name, storage_errors, suffix_of
 from services.limits import Limits
+from store.files.files import FileFacts
 from store.files.folder import IncomingFile
 from store.files.uploads import UploadStatus, UploadStore, status_of
 from store.sql.api_keys import Principal
@@ -39,15 +40,9 @@ class UploadService:
         if uploads >= _MAX_OPEN:
             description = f"{_MAX_OPEN} uploads are open already: complete or cancel some"
             raise InvalidRequest.of("too_many_uploads", "", description)
-        return self._store.create(
-            tenant=principal.tenant,
-            owner=principal.id,
-            purpose=new.purpose,
-            filename=shown_name(new.filename, "filename"),
-            size=size,
-            lifetime=_LIFETIME_SECONDS,
-            keep_seconds=new.keep_seconds,
-        )
+        name = shown_name(new.filename, "filename")
+        about = FileFacts(principal.tenant, principal.id, new.purpose, name, keep_seconds=new.keep_seconds)
+        return self._store.create(about, size, _LIFETIME_SECONDS)
 
     def find(self, principal: Principal, upload_id: str) -> tuple[Upload, ClientFile | None]:
         """Return an upload, and the file that came of it. Raises ``UploadNotFound``."""

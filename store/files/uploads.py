@@ -40,28 +40,18 @@ class UploadStore:
         self._sessions = sessions
         self._files = files
 
-    def create(
-        self,
-        *,
-        tenant: str,
-        owner: str,
-        purpose: str,
-        filename: str,
-        size: int,
-        lifetime: float,
-        keep_seconds: int | None,
-    ) -> Upload:
+    def create(self, about: FileFacts, size: int, lifetime: float) -> Upload:
         """Begin an upload of ``size`` bytes, which must be complete within ``lifetime`` seconds."""
         at = now()
         upload = Upload(
             id=new_id(PREFIX),
-            tenant=tenant,
-            owner=owner,
-            purpose=purpose,
-            filename=filename,
+            tenant=about.tenant,
+            owner=about.owner,
+            purpose=about.purpose,
+            filename=about.filename,
             bytes=size,
             status=UploadStatus.PENDING,
-            keep_seconds=keep_seconds,
+            keep_seconds=about.keep_seconds,
             created_at=at,
             expires_at=at + timedelta(seconds=lifetime),
         )
