@@ -16,7 +16,6 @@ import json
 import os
 import platform
 import statistics
-import subprocess
 import sys
 import tempfile
 from collections.abc import Callable
@@ -24,11 +23,10 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-import httpx
-
 from bench.streams import cpu, workers_of
 from settings import ROOT
-from testing.stack import KEY, Stack, free_port
+from testing.bare_vllm import BareVllm
+from testing.stack import KEY, Stack
 from testing.waiting import until
 
 MODEL = ROOT / "models" / "demo"
@@ -50,48 +48,6 @@ class System:
 
     def cpu(self) -> float:
         return sum(cpu(pid) for pid in self.pids())
-
-
-class BareServe:
-    """``vllm serve`` with the same arguments."""
-
-    def __init__(self, folder: Path) -> None:
-        self.port = free_port()
-        from engines.vllm.cpu import prepare_cpu
-        from engines.vllm.internals import ONE_PROCESS_EXECUTOR
-
-        prepare_cpu()
-        arguments = ["--model", str(MODEL), "--served-model-name", "demo", "--port", str(self.port)]
-        for name, value in ENGINE.items():
-            arguments += [f"--{name.replace('_', '-')}"] + ([] if value is True else [str(value)])
-        arguments += ["--distributed-executor-backend", ONE_PROCESS_EXECUTOR]
-        arguments += ["--generation-config", "vllm", "--disable-uvicorn-access-log"]
-        self._log = folder / "vllm-serve.log"
-        with self._log.open("wb") as output:
-            self.process = subprocess.Popen(
-                [sys.executable, "-m", "vllm.entrypoints.openai.api_server", *arguments],
-                stdout=output,
-                stderr=subprocess.STDOUT,
-                cwd=folder,
-                start_new_session=True,
-                env={**os.environ, "VLLM_NO_USAGE_STATS": "1", "VLLM_WORKER_MULTIPROC_METHOD": "spawn"},
-            )
-        until(self._ready, 120, f"vllm serve is ready; see {self._log}")
-
-    def _ready(self) -> bool:
-        if self.process.poll() is not None:
-            raise AssertionError(self._log.read_text()[-3000:])
-        with contextlib.suppress(httpx.HTTPError):
-            return httpx.get(f"http://127.0.0.1:{self.port}/health", trust_env=False).status_code == 200
-        return False
-
-    def stop(self) -> None:
-        self.process.terminate()
-        with contextlib.suppress(subprocess.TimeoutExpired):
-            self.process.wait(20)
-        if self.process.poll() is None:
-            os.killpg(self.process.pid, 9)
-            self.process.wait(10)
 
 
 def drive(system: System, shape: tuple[int, int], concurrency: int, seed: int) -> dict[str, float]:
@@ -233,8 +189,8 @@ def main() -> int:
                 stacks.append(Stack(Path(folder) / "other", stacks[0].models, root=arguments.against.resolve()))
                 other = start_system("the other checkout", stacks[1])
             else:
-                bare = server = BareServe(Path(folder))
-                other = System("vllm serve", f"http://127.0.0.1:{bare.port}", lambda: [server.process.pid])
+                bare = server = BareVllm(Path(folder), "demo", MODEL, ENGINE)
+                other = System("vllm serve", bare.base, lambda: [server.process.pid])
             systems = (other, this)
             print(f"{platform.machine()}, {os.cpu_count()} cores, Python {platform.python_version()}")
             print("| " + " | ".join(HEAD) + " |\n|" + "---|" * len(HEAD), flush=True)

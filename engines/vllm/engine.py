@@ -37,6 +37,7 @@ from engines.vllm.adapters import AdapterTable
 from engines.vllm.arguments import chat_template_text, engine_arguments
 from engines.vllm.chat import CHAT_PATH, Thoughts
 from engines.vllm.cpu import prepare_cpu
+from engines.vllm.embeddings import without_own_size
 from engines.vllm.form_check import FormCheck
 from engines.vllm.internals import (
     EngineDeadError,
@@ -194,6 +195,7 @@ class VllmEngine(Engine):
             adapter = await self._adapters.loaded(client, call.adapter)
             assert adapter is not None
             self._openai_app.name_adapter(json.loads(call.body)["model"], adapter)
+        call = without_own_size(call, client.model_config)
         answers, names = self._answers, names_to_replace(call)
         thoughts: Thoughts | None = None
         if self.spec.reasoning_parser is not None and call.path == CHAT_PATH:

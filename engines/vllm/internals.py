@@ -21,6 +21,8 @@ from vllm.entrypoints.launchers.app import build_app
 from vllm.entrypoints.launchers.cli_args import make_arg_parser
 from vllm.entrypoints.openai.chat_completion.protocol import ChatCompletionRequest, ChatCompletionResponse
 from vllm.entrypoints.openai.chat_completion.serving import OpenAIServingChat
+from vllm.entrypoints.openai.completion.protocol import CompletionRequest, CompletionResponse
+from vllm.entrypoints.openai.completion.serving import OpenAIServingCompletion
 from vllm.entrypoints.openai.responses.protocol import ResponseCompletedEvent, ResponsesRequest, ResponsesResponse
 from vllm.entrypoints.openai.responses.serving import OpenAIServingResponses
 from vllm.entrypoints.serve.engine.protocol import ErrorResponse
@@ -51,6 +53,8 @@ __all__ = [
     "AnthropicServingMessages",
     "ChatCompletionRequest",
     "ChatCompletionResponse",
+    "CompletionRequest",
+    "CompletionResponse",
     "EngineCoreRequest",
     "EngineDeadError",
     "EngineGenerateError",
@@ -59,6 +63,7 @@ __all__ = [
     "HookedAsyncLLM",
     "IterationStats",
     "OpenAIServingChat",
+    "OpenAIServingCompletion",
     "OpenAIServingResponses",
     "Parser",
     "ReplayedRequest",

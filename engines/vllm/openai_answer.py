@@ -2,7 +2,6 @@
 
 import asyncio
 import json
-import re
 from collections.abc import AsyncGenerator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
@@ -10,6 +9,7 @@ from typing import Any
 
 from engines.types import HttpCall, HttpPart, HttpStart
 from engines.vllm.form_check import FormCheck
+from engines.vllm.refusal_words import explain
 
 #: How long a form may take to be judged. Seconds.
 _JUDGE_SECONDS = 5.0
@@ -21,9 +21,6 @@ _ERRORS = (b'data: {"error"', b"event: error\n")
 _UNTOLD = ("Invalid grammar specification", "Grammar error")
 #: Members that ask for a form.
 _FORMS = (b'"response_format"', b'"structured_outputs"', b'"tools"', b'"output_config"', b'"text":{')
-#: vLLM's words for a body that pydantic refused: where, and what is wrong there.
-_VALIDATION = re.compile(r"'loc': 'body\.?([^']*)', 'msg': (?:'([^']*)'|\"([^\"]*)\")")
-_PARAMETER = re.compile(r" \(parameter=[^()]*\)$")
 
 
 class OpenAIAnswers:
@@ -81,14 +78,13 @@ class OpenAIAnswers:
                 field, why = fault
                 message = f"The form that is asked for in '{field}' cannot be used: {why}"
                 return 400, openai_error(message, 400, field, "invalid_schema")
-        message = str(error.get("message") or "The request was refused")
-        param = error.get("param")
-        if found := _VALIDATION.search(message):
-            param = found.group(1) or param
-            message = f"{param or 'The body'}: {found.group(2) or found.group(3)}"
+        message, param, word = explain(
+            json.loads(call.body), str(error.get("message") or "The request was refused"), error.get("param")
+        )
         code = error.get("code")
-        word = code if isinstance(code, str) and not code.isdigit() else None
-        return status, openai_error(_PARAMETER.sub("", message), status, param, word)
+        if word is None and isinstance(code, str) and not code.isdigit():
+            word = code
+        return status, openai_error(message, status, param, word)
 
 
 def may_refuse_late(call: HttpCall) -> bool:

@@ -14,6 +14,7 @@ from engines.model_spec import ModelSpec
 from engines.types import HttpCall, HttpPart, HttpStart
 from engines.vllm.arguments import chat_template_text, generation_config
 from engines.vllm.chat import use_chat
+from engines.vllm.completions import use_completions
 from engines.vllm.continuation import CURRENT_CALL, CallTokens
 from engines.vllm.internals import build_openai_app, has_chat_template, name_adapter
 from engines.vllm.messages import use_messages
@@ -38,6 +39,7 @@ class OpenAIApp:
         """Build the application on a running engine."""
         app = await build_openai_app(client, _options(spec))
         use_chat(app)
+        use_completions(app)
         use_messages(app)
         use_responses(app)
         return cls(app, spec.chat_template is not None or has_chat_template(client))

@@ -123,7 +123,8 @@ def _complete(response: Any) -> None:
     response.metadata = response.metadata or {}
     response.text = response.text or {"format": {"type": "text"}}
     for item in response.output:
-        if item.type == "reasoning" and response.status == "completed":
+        if item.type == "reasoning":
+            # One that was cut is marked after this.
             item.status = "completed"
     if not response.tools:
         response.tool_choice = "auto"

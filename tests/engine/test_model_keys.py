@@ -1,10 +1,9 @@
-"""Keys of the model file that reach vLLM: what a model is for, its template, its sampling, and any engine argument."""
+"""Keys of the model file that reach vLLM: its template, its sampling, and any engine argument."""
 
 import json
 import shutil
 from collections.abc import Iterator
 from importlib.util import find_spec
-from pathlib import Path
 from typing import Any
 
 import httpx
@@ -20,23 +19,10 @@ _DEMO = {"modelPath": str(ROOT / "models" / "demo"), "enforceEager": True, "kvCa
 _SHORT = {"engineArgs": {"max_num_batched_tokens": 2048, "seed": 7}, "maxModelLen": 1024}
 
 
-def make_judge(folder: Path) -> None:
-    """Write a cross-encoder: the demo model's body with a head of one class. Its numbers mean nothing."""
-    import torch
-    from transformers import AutoConfig, AutoModelForSequenceClassification
-
-    torch.manual_seed(0)
-    shutil.copytree(ROOT / "models" / "demo", folder, ignore=shutil.ignore_patterns("*.safetensors"))
-    config = AutoConfig.from_pretrained(ROOT / "models" / "demo", num_labels=1)
-    config.pad_token_id = 0
-    AutoModelForSequenceClassification.from_config(config).save_pretrained(folder)
-
-
 @pytest.fixture(scope="module")
 def stack(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Stack]:
     require(find_spec("vllm") is not None, "vLLM is not installed (bin/test installs it)")
     folder = tmp_path_factory.mktemp("keys")
-    make_judge(folder / "judge")
     greedy = folder / "greedy"
     shutil.copytree(ROOT / "models" / "demo", greedy)
     (greedy / "generation_config.json").write_text(json.dumps({"do_sample": True, "temperature": 0.01}))
@@ -44,9 +30,6 @@ def stack(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Stack]:
     models = {
         "words": {**_DEMO, **_SHORT, "aliases": ["talk"], "chatTemplate": str(folder / "shout.jinja")},
         "own": {**_DEMO, **_SHORT, "modelPath": str(greedy), "generationDefaults": "model", "maxLogprobs": 2},
-        "vectors": {**_DEMO, **_SHORT, "task": "embed"},
-        "judge": {**_DEMO, **_SHORT, "modelPath": str(folder / "judge"), "task": "score"},
-        "kinds": {**_DEMO, **_SHORT, "modelPath": str(folder / "judge"), "task": "classify"},
     }
     stack = Stack(folder / "stack", {"default": "words", "models": models})
     try:
@@ -62,48 +45,6 @@ def post(stack: Stack) -> Iterator[Any]:
     headers = {"Authorization": f"Bearer {KEY}"}
     with httpx.Client(base_url=stack.openai_base, headers=headers, timeout=60, trust_env=False) as client:
         yield lambda path, **body: client.post(path, json=body)
-
-
-def test_vectors_of_texts(stack: Stack) -> None:
-    with stack.openai() as client:
-        texts = ["red", "blue", "red"]
-        found = client.embeddings.create(model="vectors", input=texts)
-        first, other, again = (each.embedding for each in found.data)
-    assert found.model == "vectors" and found.usage.prompt_tokens > 0
-    assert first == pytest.approx(again, abs=1e-3) and first != pytest.approx(other, abs=1e-3)
-    assert sum(value * value for value in first) == pytest.approx(1.0, abs=1e-2)
-
-
-def test_pairs_are_scored_and_documents_ranked(post: Any) -> None:
-    for model in ("judge", "vectors"):
-        scored = post("/score", model=model, text_1="red", text_2=["red", "a blue house"])
-        assert scored.status_code == 200, scored.text
-        assert len(scored.json()["data"]) == 2
-        ranked = post("/rerank", model=model, query="red", documents=["a blue house", "red"], top_n=1)
-        assert ranked.status_code == 200, ranked.text
-        assert len(ranked.json()["results"]) == 1
-    # A text is nearer to itself than to another one.
-    assert ranked.json()["results"][0]["index"] == 1
-
-
-def test_texts_are_classified(post: Any) -> None:
-    answer = post("/classify", model="kinds", input=["red", "blue"])
-    assert answer.status_code == 200, answer.text
-    assert len(answer.json()["data"]) == 2
-
-
-def test_a_model_is_asked_for_what_it_is_for(stack: Stack, post: Any) -> None:
-    refused = post("/chat/completions", model="vectors", messages=[{"role": "user", "content": "x"}])
-    assert refused.status_code == 400 and "words" in refused.json()["error"]["message"]
-    refused = post("/embeddings", model="words", input="x")
-    assert refused.status_code == 400 and "vectors" in refused.json()["error"]["message"]
-    with stack.http() as native:
-        answer = native.post("/inference", json={"modelId": "judge", "prompt": "x"})
-        assert answer.json()["error"]["details"][0]["type"] == "wrong_task"
-        listed = {model["id"]: model["capabilities"] for model in native.get("/models").json()["models"]}
-    assert listed["vectors"] == ["embed"] and "stream" in listed["words"]
-    refused = post("/embeddings", model="vectors", input=[])
-    assert refused.status_code == 400
 
 
 def test_the_template_of_the_model_file_is_used(stack: Stack, post: Any) -> None:

@@ -134,6 +134,11 @@ def test_chat_messages_and_responses_are_mended_by_subclasses() -> None:
     assert parameters(messages.messages_full_converter) == ["self", "generator"], VERSION
     assert parameters(messages.to_chat_completion_request)[0] == "anthropic_request", VERSION
     assert parameters(messages.count_tokens)[:2] == ["self", "request"], VERSION
+    completions = internals.OpenAIServingCompletion
+    streaming = parameters(completions.completion_stream_generator)[:4]
+    assert streaming == ["self", "request", "engine_inputs", "result_generator"], VERSION
+    whole = parameters(completions.request_output_to_completion_response)[:3]
+    assert whole == ["self", "final_res_batch", "request"], VERSION
     rendered = parameters(responses._render_resolved_response_inputs)
     assert rendered[:3] == ["self", "request", "prev_response"], VERSION
     for name in ("responses_full_generator", "responses_stream_generator", "create_error_response", "_check_model"):

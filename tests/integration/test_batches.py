@@ -187,8 +187,9 @@ def test_a_line_may_be_as_large_as_a_body(own_stack: Stack) -> None:
 
 
 def test_files_as_people_save_them(sdk: openai.OpenAI) -> None:
-    done = finish(sdk, create(sdk, "\ufeff" + GOOD + "\r\n\r\n" + line("b") + "\r\n").id)
-    assert done.request_counts and done.request_counts.completed == 2
+    for before in ("\ufeff", "\ufeff\r\n"):
+        done = finish(sdk, create(sdk, before + GOOD + "\r\n\r\n" + line("b") + "\r\n").id)
+        assert done.request_counts and done.request_counts.completed == 2
 
 
 @pytest.mark.parametrize(

@@ -307,16 +307,20 @@ def test_an_orphan_is_swept_and_no_other(fake_stack: Stack, sdk: openai.OpenAI, 
     # What others keep there is theirs.
     snapshot = kept.parent / ".snapshot"
     snapshot.mkdir()
-    os.utime(snapshot, (0, 0))
+    notes = kept.with_name("notes.txt")
+    notes.write_bytes(LINES)
+    for path in (snapshot, notes):
+        os.utime(path, (0, 0))
     store = FileStore(db.sessions(db.connect(fake_stack.database_url)), fake_stack.folder / "files")
     store.purge()
     assert sdk.files.content(made.id).content == LINES
     # Put aside first: the database may be an older copy of itself.
     aside = fake_stack.folder / "files" / "unknown" / orphan.name
-    assert sorted(on_disk(fake_stack)) == sorted([kept, aside]) and snapshot.is_dir()
+    assert sorted(on_disk(fake_stack)) == sorted([kept, aside, notes]) and snapshot.is_dir()
     os.utime(aside, (0, 0))
     store.purge()
-    assert on_disk(fake_stack) == [kept]
+    assert sorted(on_disk(fake_stack)) == sorted([kept, notes])
+    notes.unlink()
     snapshot.rmdir()
 
 

@@ -13,7 +13,7 @@ import pytest
 from settings import ROOT
 from store.sql import db
 from store.sql.api_keys import ApiKeyStore, Scope
-from store.sql.jobs import EventKind, JobStore
+from store.sql.jobs import EventKind, JobStatus, JobStore
 from store.sql.tables import TrainingEvent
 from testing.stack import KEY, Stack
 
@@ -257,6 +257,17 @@ def test_pages_metadata_and_states(sdk: openai.OpenAI, http: httpx.Client, good:
         sdk.fine_tuning.jobs.pause(job_id)
 
 
+def test_a_file_that_turns_out_wrong_is_blamed(stack: Stack, sdk: openai.OpenAI, good: str) -> None:
+    job_id = sdk.fine_tuning.jobs.create(model="demo", training_file=good).id
+    jobs = JobStore(db.sessions(db.connect(stack.database_url)))
+    lease = jobs.claim(job_id, "r")
+    assert lease is not None
+    jobs.finish(lease, JobStatus.FAILED, "Line 3 is empty", error_code="dataset")
+    error = sdk.fine_tuning.jobs.retrieve(job_id).error
+    assert error is not None
+    assert (error.code, error.message, error.param) == ("invalid_training_file", "Line 3 is empty", "training_file")
+
+
 def test_events_in_pages_with_a_failed_job(stack: Stack, sdk: openai.OpenAI, http: httpx.Client, good: str) -> None:
     job_id = sdk.fine_tuning.jobs.create(model="demo", training_file=good).id
     sessions = db.sessions(db.connect(stack.database_url))
@@ -266,8 +277,6 @@ def test_events_in_pages_with_a_failed_job(stack: Stack, sdk: openai.OpenAI, htt
     jobs.mark_started(lease, 0, 4, 11)
     jobs.add_event(lease, EventKind.METRICS, 1, {"loss": 1.5, "token_accuracy": 0.5})
     jobs.add_event(lease, EventKind.METRICS, 1, {"eval_loss": 1.25, "eval_token_accuracy": 0.25})
-    from store.sql.jobs import JobStatus
-
     jobs.finish(lease, JobStatus.FAILED, "The disk is full", error_code="output")
     job = sdk.fine_tuning.jobs.retrieve(job_id)
     assert job.status == "failed" and job.error is not None and job.finished_at is not None

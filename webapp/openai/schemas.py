@@ -2,9 +2,9 @@
 
 from typing import Any
 
-from marshmallow import INCLUDE, ValidationError, fields, validate
+from marshmallow import INCLUDE, ValidationError, fields, post_load, validate, validates_schema
 
-from webapp.schemas.loading import Integer, Name, NullIsAbsentSchema, Number
+from webapp.schemas.loading import Flag, Integer, Name, NullIsAbsentSchema, Number
 
 #: Answers to one prompt. OpenAI's own bound; each takes a place in the batch.
 _MAX_ANSWERS = 128
@@ -53,6 +53,16 @@ class CompletionSchema(GenerationSchema):
     """``/v1/completions``: a text, several, or their tokens."""
 
     prompt = fields.Raw(required=True)
+    #: 0: nothing but the prompt, with ``echo``; evaluations ask for its logprobs so.
+    max_tokens = Integer(validate=validate.Range(min=0))
+    best_of = Integer(validate=validate.Range(min=1))
+
+    @validates_schema(skip_on_field_errors=True)
+    def _check(self, body: dict[str, Any], **_: Any) -> None:
+        if body.get("best_of", 1) != 1 or (body.get("best_of") and body.get("n", 1) > 1):
+            raise ValidationError("Of several answers the best is not chosen here: ask for n, and choose.", "best_of")
+        if body.get("max_tokens") == 0 and not body.get("echo"):
+            raise ValidationError("Must be at least 1, or 0 with 'echo'.", "max_tokens")
 
 
 class _PoolingSchema(Including):
@@ -67,15 +77,34 @@ def _at_most_texts(value: Any) -> None:
         raise ValidationError(f"Must be 1 to {_MAX_TEXTS} texts.")
 
 
+def _no_empty_text(value: Any) -> None:
+    texts = value if isinstance(value, list) else [value]
+    for index, text in enumerate(texts):
+        if text in ("", []):
+            where = f" (number {index})" if isinstance(value, list) else ""
+            raise ValidationError(f"A text must not be empty{where}.")
+
+
 def _texts(required: bool = False) -> fields.Raw:
     """One text or several; the engine judges what each is."""
     return fields.Raw(required=required, validate=_at_most_texts)
 
 
-class EmbeddingSchema(_PoolingSchema):
+class _InputSchema(_PoolingSchema):
+    """Texts, or a conversation through the chat template."""
+
+    input = fields.Raw(validate=[_at_most_texts, _no_empty_text])
+    messages = fields.List(fields.Nested(MessageSchema), validate=validate.Length(min=1))
+
+    @validates_schema(skip_on_field_errors=True)
+    def _check(self, body: dict[str, Any], **_: Any) -> None:
+        if ("input" in body) == ("messages" in body):
+            raise ValidationError("Give one of 'input' and 'messages'.", "input")
+
+
+class EmbeddingSchema(_InputSchema):
     """``/v1/embeddings``."""
 
-    input = _texts(required=True)
     dimensions = Integer(validate=validate.Range(min=1))
     encoding_format = fields.String(validate=validate.OneOf(["float", "base64"]))
 
@@ -95,9 +124,20 @@ class RerankSchema(_PoolingSchema):
     query = fields.Raw(required=True)
     documents = _texts(required=True)
     top_n = Integer(validate=validate.Range(min=0))
+    return_documents = Flag()
+
+    @post_load
+    def _read_documents(self, body: dict[str, Any], **_: Any) -> dict[str, Any]:
+        documents = body["documents"]
+        if isinstance(documents, list):
+            body["documents"] = [_text_of(document) for document in documents]
+        return body
 
 
-class ClassifySchema(_PoolingSchema):
+def _text_of(document: Any) -> Any:
+    """Return a document of Cohere's form, an object with a text, as its text."""
+    return document["text"] if isinstance(document, dict) and isinstance(document.get("text"), str) else document
+
+
+class ClassifySchema(_InputSchema):
     """``/v1/classify``."""
-
-    input = _texts(required=True)

@@ -1,5 +1,7 @@
 """The views of ``/v1``."""
 
+import json
+from http import HTTPStatus
 from typing import Any
 
 from flask import Blueprint, Response, jsonify
@@ -56,7 +58,11 @@ def score() -> Response:
 @serialized
 def rerank() -> Response:
     """Documents, the one that fits a query best first."""
-    return _relay("/v1/rerank")
+    path = "/v1/rerank"
+    body = parse_body(ENDPOINTS[path].schema)
+    shown = body.pop("return_documents", True)
+    answer = relay(to_request(path, body), streamed=False)
+    return answer if shown or answer.status_code != HTTPStatus.OK else _without_documents(answer)
 
 
 @bp.post("/classify")
@@ -126,6 +132,14 @@ def _length(model: str) -> dict[str, int]:
     """As vLLM's own server tells it; clients cut their history by it."""
     length = services().models.context_length(model)
     return {} if length is None else {"max_model_len": length}
+
+
+def _without_documents(answer: Response) -> Response:
+    """The engine always shows them."""
+    found = json.loads(answer.data)
+    found["results"] = [{k: v for k, v in result.items() if k != "document"} for result in found["results"]]
+    answer.set_data(json.dumps(found))
+    return answer
 
 
 def _relay(path: str) -> Response:

@@ -81,3 +81,13 @@ def test_a_tenant_sees_its_own_an_operator_everything(sessions: sessionmaker[Ses
     assert not door.can_see(GATEWAY, "acme")
     assert door.can_see(OPERATOR, "default")
     assert (door.visible_tenant(PLAIN), door.visible_tenant(OPERATOR)) == ("acme", None)
+
+
+def test_work_of_a_key_that_is_gone_goes_on_no_more(sessions: sessionmaker[Session]) -> None:
+    """Also where nothing is left of the key: what runs behind its call was begun with one that could be revoked."""
+    ApiKeyStore(sessions).add("other", [Scope.INFERENCE])
+    door = access(sessions)
+    gone = door.owner("gone", "acme")
+    assert gone.tenant == "acme"
+    with pytest.raises(Unauthenticated):
+        door.require_active(gone)

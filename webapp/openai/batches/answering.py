@@ -32,8 +32,7 @@ from webapp.schemas.loading import load
 log = logging.getLogger(__name__)
 
 _RESPONSES = "/v1/responses"
-#: Failures that another try may not meet.
-#: Among them, of what another try would meet again.
+#: Failures that another try may not meet; of their kinds of faults, those that it would.
 _FINAL = ("poison_request",)
 _PASSING = (Code.INTERNAL_ERROR, Code.INSUFFICIENT_RESOURCES, Code.MODEL_NOT_READY)
 

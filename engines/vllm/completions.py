@@ -1,0 +1,52 @@
+"""Completions as vLLM's application serves them, with what it leaves out of OpenAI's contract put right."""
+
+from collections.abc import AsyncGenerator, AsyncIterator
+from typing import Any
+
+from engines.vllm.internals import CompletionRequest, CompletionResponse, OpenAIServingCompletion, RequestOutput
+
+
+class Completions(OpenAIServingCompletion):
+    """vLLM's own, but for ``max_tokens: 0``: the token that it makes to score a prompt is not told, nor counted."""
+
+    async def completion_stream_generator(
+        self,
+        request: CompletionRequest,
+        engine_inputs: Any,
+        result_generator: AsyncIterator[tuple[int, RequestOutput]],
+        *args: Any,
+        **kwargs: Any,
+    ) -> AsyncGenerator[str, None]:
+        """As vLLM's own."""
+
+        async def results() -> AsyncIterator[tuple[int, RequestOutput]]:
+            async for index, output in result_generator:
+                _leave_out_new(output)
+                yield index, output
+
+        found = results() if request.max_tokens == 0 else result_generator
+        async for event in super().completion_stream_generator(request, engine_inputs, found, *args, **kwargs):
+            yield event
+
+    def request_output_to_completion_response(
+        self, final_res_batch: list[RequestOutput], request: CompletionRequest, *args: Any, **kwargs: Any
+    ) -> CompletionResponse:
+        """As vLLM's own."""
+        if request.max_tokens == 0:
+            for output in final_res_batch:
+                _leave_out_new(output)
+        return super().request_output_to_completion_response(final_res_batch, request, *args, **kwargs)
+
+
+def _leave_out_new(output: RequestOutput) -> None:
+    for completion in output.outputs:
+        completion.token_ids = []
+        if completion.finish_reason == "stop":
+            completion.finish_reason, completion.stop_reason = "length", None
+
+
+def use_completions(app: Any) -> None:
+    """Let an application of vLLM serve completions so."""
+    serving = getattr(app.state, "openai_serving_completion", None)
+    if serving is not None:
+        serving.__class__ = Completions
