@@ -55,12 +55,14 @@ class Chunk:
 
 
 class Portion(NamedTuple):
-    """Tokens that an engine gave out together, and on the last ones why it ended."""
+    """Tokens that an engine gave out together, and on the last ones of a choice why it ended."""
 
     tokens: tuple[int, ...]
     finish_reason: str | None = None
     #: A stop string, or the id of a stop token, that the end is owed to.
     stop_reason: int | str | None = None
+    #: Which of the answer's choices they are of.
+    choice: int = 0
 
 
 @dataclass

@@ -8,18 +8,18 @@ the delivered tokens: they are part of its prompt, its grammar is moved past the
 While an answer is made, each portion is noted for the log with the part of the answer that came of it.
 """
 
-from collections.abc import AsyncGenerator
+from collections.abc import AsyncGenerator, Sequence
 from contextvars import ContextVar
 from copy import copy
 from typing import Any
 
 from vllm.outputs import PoolingRequestOutput, RequestOutput
-from vllm.sampling_params import SamplingParams
+from vllm.sampling_params import RequestOutputKind, SamplingParams
 
 from engines.types import Meter, Portion
 from engines.vllm.chunk_merging import MergingAsyncLLM, UnmergedCollector
 from engines.vllm.core_process import DELIVERED_ARGUMENT
-from engines.vllm.internals import EngineCoreRequest, ReplayedRequest, RequestOutputCollector
+from engines.vllm.internals import AsyncLLM, EngineCoreRequest, ReplayedRequest, RequestOutputCollector
 
 #: Ends that are not the answer's.
 _BROKEN_OFF = ("abort", "error")
@@ -35,24 +35,52 @@ class CallTokens:
         self._meter = meter
         self._noted: list[Portion] = []
         self._generations = 0
+        #: Whether outputs may hold several choices.
+        self.several = False
         #: What was delivered, as outputs of the engine, until the application has got them.
         self.outputs: list[RequestOutput] = []
         self.continuable = True
+        self._replayed: dict[str, tuple[int, ReplayedRequest]] = {}
+        self._queue: RequestOutputCollector | None = None
 
     def begin(self, parameters: SamplingParams) -> None:
         """A generation is begun for the call."""
         self._generations += 1
-        # Several choices, or prompts, share one answer; the other values count what the engine itself has generated.
+        self.several = parameters.n > 1
+        # Several prompts share one answer; the other values count what the engine itself has generated.
         counts_own = parameters.presence_penalty or parameters.frequency_penalty
-        if self._generations > 1 or parameters.n != 1 or counts_own or parameters.prompt_logprobs is not None:
+        whole = self.several and parameters.output_kind != RequestOutputKind.DELTA
+        if self._generations > 1 or whole or counts_own or parameters.prompt_logprobs is not None:
             self.continuable = False
+
+    def register(
+        self, client: AsyncLLM, request: EngineCoreRequest, choice: int, queue: RequestOutputCollector
+    ) -> None:
+        """The engine has one more request for the call."""
+        self._replayed[request.request_id] = (choice, ReplayedRequest(client, request.request_id))
+        self._queue = queue
+
+    def after_delivered(self, request: EngineCoreRequest) -> EngineCoreRequest | None:
+        """Return a request as the engine gets it, behind what was delivered; None where that was all of it."""
+        if self._queue is not None:
+            self._replay(self._queue)
+            self._queue = None
+        choice, replayed = self._replayed[request.request_id]
+        return None if replayed.ended else _after(request, [each for each in self.delivered if each.choice == choice])
+
+    def _replay(self, queue: RequestOutputCollector) -> None:
+        by_choice = dict(self._replayed.values())
+        self.outputs = [by_choice[each.choice].output(*each[:3]) for each in self.delivered]
+        if self.outputs[-1].finished:
+            # Nothing will come of the engine, which the others could be given out with.
+            queue.put(self.outputs.pop())
 
     def count_prompt(self, output: RequestOutput | PoolingRequestOutput[Any]) -> None:
         """The application is given the first output of a prompt."""
         self._meter.prompt_tokens += len(output.prompt_token_ids or ())
 
     def note(self, output: RequestOutput) -> None:
-        """The application is given an output."""
+        """The application is given an output, of one choice where the call can be gone on with."""
         # Once for every output of every stream.
         if not self.continuable:
             for each in output.outputs:
@@ -64,7 +92,7 @@ class CallTokens:
         if reason in _BROKEN_OFF:
             self.continuable = False
             return
-        self._noted.append(Portion(tokens, reason, completion.stop_reason))
+        self._noted.append(Portion(tokens, reason, completion.stop_reason, completion.index))
 
     def take(self) -> tuple[Portion, ...]:
         """Return what was given to the application since the last call."""
@@ -94,24 +122,19 @@ class ContinuingAsyncLLM(MergingAsyncLLM):
         call = CURRENT_CALL.get()
         return outputs if call is None else _counted(call, outputs)
 
-    async def _add_request(
-        self, request: EngineCoreRequest, prompt: str | None, parent_req: Any, index: int, queue: RequestOutputCollector
-    ) -> None:
+    def on_registered(self, request: EngineCoreRequest, choice: int, queue: RequestOutputCollector) -> None:
+        """As the base's; within a call, what was delivered is got ready."""
         call = CURRENT_CALL.get()
         if call is not None and call.unmerged:
             UnmergedCollector.attach(queue)
-        if call is None or not call.delivered:
-            await super()._add_request(request, prompt, parent_req, index, queue)
-            return
-        self.on_collector(queue)
-        replayed = ReplayedRequest(self, request, prompt, queue)
-        *earlier, last = (replayed.output(each.tokens, each.finish_reason, each.stop_reason) for each in call.delivered)
-        if last.finished:
-            call.outputs = earlier
-            queue.put(last)
-            return
-        call.outputs = [*earlier, last]
-        await self.engine_core.add_request_async(_after(request, call.delivered))
+        super().on_registered(request, choice, queue)
+        if call is not None and call.delivered:
+            call.register(self, request, choice, queue)
+
+    def before_sent(self, request: EngineCoreRequest) -> EngineCoreRequest | None:
+        """As the base's; within a call, what was delivered is behind it."""
+        call = CURRENT_CALL.get()
+        return request if call is None or not call.delivered else call.after_delivered(request)
 
 
 async def noted(call: CallTokens, outputs: AsyncGenerator[RequestOutput, None]) -> AsyncGenerator[RequestOutput, None]:
@@ -126,10 +149,25 @@ async def noted(call: CallTokens, outputs: AsyncGenerator[RequestOutput, None]) 
             for earlier in replayed:
                 call.note(earlier)
                 yield earlier
+            if call.several and call.continuable and len(output.outputs) > 1:
+                # Each with the part of the answer that is made of it.
+                for part in _by_choice(output):
+                    call.note(part)
+                    yield part
+                continue
             call.note(output)
             yield output
     finally:
         await outputs.aclose()
+
+
+def _by_choice(output: RequestOutput) -> list[RequestOutput]:
+    parts = [copy(output) for _ in output.outputs]
+    for part, completion in zip(parts, output.outputs, strict=True):
+        part.outputs = [completion]
+        part.finished = False
+    parts[-1].finished = output.finished
+    return parts
 
 
 async def _counted(
@@ -144,7 +182,7 @@ async def _counted(
         await outputs.aclose()
 
 
-def _after(request: EngineCoreRequest, delivered: tuple[Portion, ...]) -> EngineCoreRequest:
+def _after(request: EngineCoreRequest, delivered: Sequence[Portion]) -> EngineCoreRequest:
     """Return the request as the engine gets it: what was delivered is part of the prompt, and spent."""
     tokens = [token for portion in delivered for token in portion.tokens]
     later = copy(request)

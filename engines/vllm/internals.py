@@ -51,6 +51,7 @@ __all__ = [
     "AnthropicCountTokensResponse",
     "AnthropicMessagesResponse",
     "AnthropicServingMessages",
+    "AsyncLLM",
     "ChatCompletionRequest",
     "ChatCompletionResponse",
     "CompletionRequest",
@@ -134,20 +135,44 @@ def default_sampling_params(client: EngineClient) -> dict[str, Any]:
 
 
 class HookedAsyncLLM(AsyncLLM):
-    """``AsyncLLM`` that shows each request's collector before outputs come: there is no public place for that."""
+    """``AsyncLLM`` that shows each request before it is sent, and so before outputs come: vLLM has no place for that.
 
-    #: Called with each collector; it may change its class.
+    A call for several choices is one request for each here.
+    """
+
+    #: Called with each request's collector; it may change its class.
     on_collector: Callable[[RequestOutputCollector], None] = staticmethod(lambda collector: None)
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        register, send = self.output_processor.add_request, self.engine_core.add_request_async
+
+        def add(
+            request: EngineCoreRequest, prompt: str | None, parent: Any = None, choice: int = 0, queue: Any = None
+        ) -> None:
+            register(request, prompt, parent, choice, queue)
+            if queue is not None:
+                self.on_registered(request, choice, queue)
+
+        async def send_changed(request: EngineCoreRequest) -> None:
+            changed = self.before_sent(request)
+            if changed is not None:
+                await send(changed)
+
+        self.output_processor.add_request = add
+        self.engine_core.add_request_async = send_changed
+
+    def on_registered(self, request: EngineCoreRequest, choice: int, queue: RequestOutputCollector) -> None:
+        """The output processor knows a request, and nothing has come of it yet."""
+        self.on_collector(queue)
+
+    def before_sent(self, request: EngineCoreRequest) -> EngineCoreRequest | None:
+        """Return what is sent to the engine for a request; None sends nothing. All choices are registered by then."""
+        return request
 
     def unfinished_requests(self) -> int:
         """How many requests the engine has."""
         return int(self.output_processor.get_num_unfinished_requests())
-
-    async def _add_request(
-        self, request: EngineCoreRequest, prompt: str | None, parent_req: Any, index: int, queue: RequestOutputCollector
-    ) -> None:
-        self.on_collector(queue)
-        await super()._add_request(request, prompt, parent_req, index, queue)
 
 
 def guard_cores() -> None:
@@ -190,21 +215,23 @@ class TextReplay:
 
 
 class ReplayedRequest:
-    """A request whose first outputs are made of tokens that are known already.
+    """A registered request whose first outputs are made of tokens that are known already.
 
-    It is registered with the output processor as one that has just been sent, and what the engine says later goes on
-    from there: halves of characters, stop strings, offsets.
+    What the engine says later goes on from there: halves of characters, stop strings, offsets.
     """
 
-    def __init__(
-        self, client: AsyncLLM, request: EngineCoreRequest, prompt: str | None, queue: RequestOutputCollector
-    ) -> None:
+    def __init__(self, client: AsyncLLM, request_id: str) -> None:
+        """``request_id`` is the engine's own, of one choice."""
         self._processor = client.output_processor
-        self._processor.add_request(request, prompt, None, 0, queue)
-        self._state = self._processor.request_states[request.request_id]
+        self._state = self._processor.request_states[request_id]
+
+    @property
+    def ended(self) -> bool:
+        """Whether its last output was made."""
+        return self._state.request_id not in self._processor.request_states
 
     def output(self, tokens: Sequence[int], finish_reason: str | None, stop_reason: int | str | None) -> RequestOutput:
-        """Return the output that these tokens were given out with; with a reason it is the last one."""
+        """Return the output that these tokens were given out with; with a reason it is the choice's last one."""
         state = self._state
         reason = None if finish_reason is None else _FINISH_REASONS[finish_reason]
         # A stop string was found in the text; all other ends are the engine's.
@@ -216,7 +243,10 @@ class ReplayedRequest:
                 # The client has the true ones: what is made of these is left out.
                 append_logprobs_for_next_position(logprobs, [token], [0.0], [""], 1, 0)
         completion = state._new_completion_output(list(tokens), reason, stop_reason)
-        output: RequestOutput = state._new_request_output(state.external_req_id, [completion], reason is not None)
+        outputs, finished = [completion], reason is not None
+        if state.parent_req is not None:
+            outputs, finished = state.parent_req.get_outputs(state.request_id, completion)
+        output: RequestOutput = state._new_request_output(state.external_req_id, outputs, finished)
         if reason is not None:
             self._processor._finish_request(state)
         return output

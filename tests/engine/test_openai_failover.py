@@ -7,13 +7,12 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
-import openai
 import pytest
 
 from settings import ROOT
 from testing.stack import Stack
 from tests.conftest import require
-from tests.engine.failover import ask, both_ready, log_of
+from tests.engine.failover import ask, both_ready, kill_worker_of, log_of
 
 _log = logging.getLogger(__name__)
 pytestmark = [pytest.mark.timeout(600)]
@@ -88,17 +87,81 @@ def test_the_answer_goes_on(stack: Stack, kind: str, tmp_path: Path) -> None:
     assert max((abs((one or 0.0) - (other or 0.0)) for (_, one), (_, other) in pairs), default=0.0) < 0.1
 
 
-@pytest.mark.full
-def test_several_choices_go_on_or_say_that_they_cannot(stack: Stack) -> None:
-    """They are made once more from the start: what says something else than was delivered is never sent behind it."""
+@pytest.mark.parametrize("kill_at", [1, _KILL_AT, 150])
+def test_several_choices_go_on(stack: Stack, kill_at: int) -> None:
+    """Greedy but for the name: vLLM refuses several greedy choices."""
     both_ready(stack)
-    body = {**_CHAT, **_LONG, "n": 2, "temperature": 1.0, "seed": 1}
-    try:
-        found = ask(stack, body, _KILL_AT)
-    except openai.APIError as error:
-        assert "cannot be continued" in str(error)
+    body = {**_CHAT, **_LONG, "n": 2, "temperature": 0.001, "max_tokens": 90}
+    expected, struck = Choices(), Choices()
+    expected.read(stack, body)
+    both_ready(stack)
+    struck.read(stack, body, kill_at)
+    assert struck.attempts(stack) == 2, "it was struck after its end"
+    assert struck.texts == expected.texts and len(struck.texts) == 2
+    assert sorted(struck.ends) == [(0, "length"), (1, "length")]
+    assert struck.usages == expected.usages == [(expected.usages[0][0], 180)]
+    assert len(struck.heads) == 1 and struck.roles == 2
+
+
+@pytest.mark.full
+def test_of_several_choices_one_has_ended(stack: Stack) -> None:
+    """Each ends by itself: one of them before its worker dies."""
+    both_ready(stack)
+    body: dict[str, Any] = {**_CHAT, "n": 3, "temperature": 1.5, "max_tokens": 400}
+    for seed in range(40):
+        body["seed"], expected = seed, Choices()
+        expected.read(stack, body)
+        lengths = sorted(expected.chunks.values())
+        if lengths[0] + 60 < lengths[-1]:
+            break
     else:
-        assert found.finish_reasons == ["length", "length"]
-        [(_, completion)] = found.usages
-        assert completion == 2 * _CHAT["max_tokens"]  # type: ignore[operator]
-        assert (found.roles, len(found.heads)) == (2, 1)
+        raise AssertionError("with no seed one choice ends long before another")
+    both_ready(stack)
+    struck = Choices()
+    struck.read(stack, body, kill_when_ended=True)
+    assert struck.attempts(stack) == 2, "it was struck after its end"
+    ended = struck.ended_before
+    assert ended and {choice: struck.texts[choice] for choice in ended} == {
+        choice: expected.texts[choice] for choice in ended
+    }
+    assert sorted(choice for choice, _ in struck.ends) == [0, 1, 2]
+    assert len(struck.usages) == 1 and len(struck.heads) == 1
+
+
+class Choices:
+    """What a client makes of a stream of several choices."""
+
+    def __init__(self) -> None:
+        self.texts: dict[int, str] = {}
+        self.chunks: dict[int, int] = {}
+        self.ends: list[tuple[int, str]] = []
+        self.usages: list[tuple[int, int]] = []
+        self.heads: set[tuple[str, int]] = set()
+        self.roles = 0
+        #: Choices that had ended when the worker was killed.
+        self.ended_before: set[int] = set()
+
+    def read(self, stack: Stack, body: dict[str, Any], kill_at: int = 0, kill_when_ended: bool = False) -> None:
+        common = {"model": "demo", "stream": True, "stream_options": {"include_usage": True}}
+        with stack.openai() as client:
+            create: Any = client.chat.completions.create
+            for count, chunk in enumerate(create(**{**common, **body}), 1):
+                self._add(chunk)
+                if count == kill_at or (kill_when_ended and self.ends and not self.ended_before):
+                    self.ended_before = {choice for choice, _ in self.ends}
+                    kill_worker_of(stack, chunk.id)
+
+    def attempts(self, stack: Stack) -> int:
+        [(answer_id, _)] = self.heads
+        [(last, _)] = stack.client.xrevrange(log_of(answer_id), count=1)
+        return int(last.partition(b"-")[0])
+
+    def _add(self, chunk: Any) -> None:
+        self.heads.add((chunk.id, chunk.created))
+        if chunk.usage:
+            self.usages.append((chunk.usage.prompt_tokens, chunk.usage.completion_tokens))
+        for choice in chunk.choices:
+            self.texts[choice.index] = self.texts.get(choice.index, "") + (choice.delta.content or "")
+            self.chunks[choice.index] = self.chunks.get(choice.index, 0) + 1
+            self.roles += bool(choice.delta.role)
+            self.ends += [(choice.index, choice.finish_reason)] if choice.finish_reason else []

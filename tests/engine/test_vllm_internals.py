@@ -23,6 +23,7 @@ with warnings.catch_warnings():
     from vllm.v1.engine.async_llm import AsyncLLM
     from vllm.v1.engine.llm_engine import LLMEngine
     from vllm.v1.engine.output_processor import OutputProcessor, RequestOutputCollector
+    from vllm.v1.engine.parallel_sampling import ParentRequest
     from vllm.v1.executor.uniproc_executor import UniProcExecutor
 
     from engines.vllm import internals, tuning
@@ -46,8 +47,17 @@ def test_a_collector_holds_one_output_and_an_event() -> None:
     asyncio.run(look())
 
 
-def test_each_request_passes_its_collector_to_one_method() -> None:
-    assert parameters(AsyncLLM._add_request) == ["self", "request", "prompt", "parent_req", "index", "queue"], VERSION
+def test_each_request_is_registered_and_sent_by_one_method_each() -> None:
+    registered = ["self", "request", "prompt", "parent_req", "request_index", "queue"]
+    assert parameters(OutputProcessor.add_request) == registered, VERSION
+    source = inspect.getsource(AsyncLLM.add_request) + inspect.getsource(AsyncLLM._add_request)
+    assert source.count("self.output_processor.add_request(") == 2, VERSION
+    assert source.count("self.engine_core.add_request_async(") == 2, VERSION
+    # All choices are registered before the first one is sent.
+    assert list(inspect.signature(ParentRequest.get_outputs).parameters)[1:] == [
+        "child_request_id",
+        "completion_output",
+    ], VERSION
     assert callable(OutputProcessor.get_num_unfinished_requests), VERSION
 
 

@@ -56,17 +56,27 @@ _PORTIONS = st.lists(
         st.lists(st.integers(0, 200_000), max_size=4).map(tuple),
         st.sampled_from([None, "stop", "length", "repetition"]),
         st.none(),
+        st.integers(0, 3),
     ),
     max_size=5,
 )
 
 
 @settings(deadline=None)
-@given(_PORTIONS)
-def test_portions_come_back_as_they_were(portions: list[Portion]) -> None:
+@given(_PORTIONS, _PORTIONS)
+def test_portions_come_back_as_they_were(portions: list[Portion], more: list[Portion]) -> None:
     assert decode_portions(encode_portions(portions)) == tuple(portions)
-    # A version that knows nothing of them reads whole numbers.
-    assert all(int(word) < 200_001 for word in encode_portions(portions).split(",") if word)
+    # What two entries of a log tell is joined.
+    joined = ",".join(filter(None, (encode_portions(portions), encode_portions(more))))
+    assert decode_portions(joined) == (*portions, *more)
+
+
+@settings(deadline=None)
+@given(_PORTIONS)
+def test_portions_of_one_choice_are_whole_numbers(portions: list[Portion]) -> None:
+    """A version that knows nothing of choices reads those."""
+    encoded = encode_portions([portion._replace(choice=0) for portion in portions])
+    assert all(int(word) < 200_001 for word in encoded.split(",") if word)
 
 
 def test_a_stop_token_is_kept_and_a_stop_string_found_again() -> None:
