@@ -3,7 +3,7 @@
 What vLLM's application makes of an engine's outputs (a chunk, the delta of a tool call, a thought) hangs on everything
 that came before. So the application is asked once more, from the start, and gets the delivered tokens once more, in the
 same portions, before the engine's new ones; the relay leaves out what the client has. The engine itself begins after
-the delivered tokens: they are part of its prompt, its grammar is moved past them, and they count as spent.
+the delivered tokens, as behind a preemption (``engines.vllm.core_process``): they are output, and count as such.
 
 While an answer is made, each portion is noted for the log with the part of the answer that came of it.
 """
@@ -18,7 +18,7 @@ from vllm.sampling_params import RequestOutputKind, SamplingParams
 
 from engines.types import Meter, Portion
 from engines.vllm.chunk_merging import MergingAsyncLLM, UnmergedCollector
-from engines.vllm.core_process import DELIVERED_ARGUMENT
+from engines.vllm.core_process import mark_delivered
 from engines.vllm.internals import AsyncLLM, EngineCoreRequest, ReplayedRequest, RequestOutputCollector
 
 #: Ends that are not the answer's.
@@ -47,10 +47,9 @@ class CallTokens:
         """A generation is begun for the call."""
         self._generations += 1
         self.several = parameters.n > 1
-        # Several prompts share one answer; the other values count what the engine itself has generated.
-        counts_own = parameters.presence_penalty or parameters.frequency_penalty
+        # Several prompts share one answer.
         whole = self.several and parameters.output_kind != RequestOutputKind.DELTA
-        if self._generations > 1 or whole or counts_own or parameters.prompt_logprobs is not None:
+        if self._generations > 1 or whole or parameters.prompt_logprobs is not None:
             self.continuable = False
 
     def register(
@@ -183,15 +182,10 @@ async def _counted(
 
 
 def _after(request: EngineCoreRequest, delivered: Sequence[Portion]) -> EngineCoreRequest:
-    """Return the request as the engine gets it: what was delivered is part of the prompt, and spent."""
+    """Return the request as the engine gets it: what was delivered is the end of its prompt, and marked."""
     tokens = [token for portion in delivered for token in portion.tokens]
     later = copy(request)
     later.prompt_token_ids = [*(request.prompt_token_ids or ()), *tokens]
-    parameters = request.params.clone()
-    assert isinstance(parameters, SamplingParams)
-    if parameters.max_tokens is not None:
-        parameters.max_tokens -= len(tokens)
-    parameters.min_tokens = max(0, parameters.min_tokens - len(tokens))
-    parameters.extra_args = {**(parameters.extra_args or {}), DELIVERED_ARGUMENT: len(tokens)}
-    later.sampling_params = parameters
+    assert isinstance(request.params, SamplingParams)
+    later.sampling_params = mark_delivered(request.params, len(tokens))
     return later

@@ -1,4 +1,4 @@
-"""What is ours in the process of an engine core: it dies with its worker, and its grammars can begin in the middle.
+"""What is ours in the process of an engine core: it dies with its worker, and its requests can begin in the middle.
 
 vLLM's engine core is a process of its own, and lives on, GPU memory and all, when its worker is killed; where that
 happens while the core still starts, it waits for its worker for ever. The kernel ends it instead. This file is imported
@@ -31,7 +31,7 @@ class CoreStart:
     def __call__(self, *args: Any, **kwargs: Any) -> None:
         from vllm.v1.engine.core import EngineCoreProc
 
-        continue_grammars()
+        continue_requests()
         run = self.original or EngineCoreProc.run_engine_core
         run(*args, **kwargs)
 
@@ -41,39 +41,93 @@ def _arrive(worker: int) -> CoreStart:
     return CoreStart()
 
 
-def continue_grammars() -> None:
-    """Let the grammar of a request that is gone on with (``engines.vllm.continuation``) begin after what was delivered.
+def mark_delivered(parameters: Any, count: int) -> Any:
+    """Return ``SamplingParams`` that say how many tokens at the end of the prompt are the answer's beginning."""
+    marked = parameters.clone()
+    marked.extra_args = {**(parameters.extra_args or {}), DELIVERED_ARGUMENT: count}
+    return marked
 
-    vLLM makes a grammar at its root, and has no place to say otherwise. The delivered tokens are the end of the prompt.
+
+def continue_requests() -> None:
+    """Let a request that is gone on with (``engines.vllm.continuation``) be one that was preempted after its delivered
+    tokens: they are its output, and so its limits, its penalties and its grammar count them.
+
+    vLLM has no place to say so: a request comes with a prompt alone. The delivered tokens are the end of it.
     """
+    from vllm.v1.request import Request
     from vllm.v1.structured_output import StructuredOutputManager
+    from vllm.v1.worker.gpu_input_batch import CachedRequestState
 
-    make = StructuredOutputManager._create_grammar
+    make_request, make_grammar = Request.from_engine_core_request, StructuredOutputManager._create_grammar
+    keep_request = CachedRequestState.__post_init__
 
-    def create(self: StructuredOutputManager, request: Any) -> Any:
-        grammar = make(self, request)
-        parameters = request.sampling_params
-        count = int((parameters.extra_args or {}).get(DELIVERED_ARGUMENT, 0)) if parameters is not None else 0
+    def from_engine_core_request(engine_request: Any, block_hasher: Any) -> Request:
+        request = make_request(engine_request, block_hasher)
+        count = _delivered(request.sampling_params)
+        if count and request.prompt_token_ids is not None:
+            request._output_token_ids.extend(request.prompt_token_ids[-count:])
+            request.prompt_token_ids = request.prompt_token_ids[:-count]
+            request.num_prompt_tokens -= count
+            # Those of its first run were given out; more than the prompt may be cached now.
+            request.prefill_stats = None
+        return request
+
+    def create_grammar(self: StructuredOutputManager, request: Any) -> Any:
+        grammar = make_grammar(self, request)
+        count = _delivered(request.sampling_params)
         if count:
-            start = _constrained_from(self, request, count)
+            delivered = list(request.output_token_ids)[:count]
+            start = _constrained_from(self, request, delivered)
             if start is not None:
                 request.structured_output_request.reasoning_ended = True
-                grammar.accept_tokens(request.request_id, request.prompt_token_ids[-count:][start:])
+                grammar.accept_tokens(request.request_id, delivered[start:])
         return grammar
 
-    StructuredOutputManager._create_grammar = create
+    def post_init(self: CachedRequestState) -> None:
+        # vLLM's first model runner is told of new requests' prompts alone (``_tell_all_tokens``).
+        count = _delivered(self.sampling_params)
+        if count and self.prompt_token_ids is not None and not self.output_token_ids:
+            self.output_token_ids = self.prompt_token_ids[-count:]
+            self.prompt_token_ids = self.prompt_token_ids[:-count]
+        keep_request(self)
+
+    Request.from_engine_core_request = from_engine_core_request
+    StructuredOutputManager._create_grammar = create_grammar
+    CachedRequestState.__post_init__ = post_init
+    _tell_all_tokens()
 
 
-def _constrained_from(manager: Any, request: Any, count: int) -> int | None:
+def _tell_all_tokens() -> None:
+    """Let the first model runner have the delivered tokens; the second one gets all tokens beside the prompt."""
+    from vllm.v1.core.sched.output import NewRequestData
+
+    describe = NewRequestData.from_request
+
+    def from_request(request: Any, block_ids: Any, prefill_token_ids: Any = None, **options: Any) -> NewRequestData:
+        data = describe(request, block_ids, prefill_token_ids, **options)
+        if prefill_token_ids is None and _delivered(request.sampling_params):
+            data.prompt_token_ids = list(request.all_token_ids)[
+                : request.num_prompt_tokens + _delivered(request.sampling_params)
+            ]
+        return data
+
+    NewRequestData.from_request = from_request
+
+
+def _delivered(parameters: Any) -> int:
+    """Return how many tokens of a request had been delivered when it came. ``parameters``: its ``SamplingParams``."""
+    return 0 if parameters is None else int((parameters.extra_args or {}).get(DELIVERED_ARGUMENT, 0))
+
+
+def _constrained_from(manager: Any, request: Any, delivered: list[int]) -> int | None:
     """Return how many of the delivered tokens were thoughts, which no grammar binds; None where all were."""
     reasoner = manager._get_reasoner(request)
     prompt = list(request.prompt_token_ids)
     if reasoner is None or manager.enable_in_reasoning or request.structured_output_request.reasoning_ended:
         return 0
-    if reasoner.is_reasoning_end(prompt[:-count]):
+    if reasoner.is_reasoning_end(prompt):
         return 0
-    for position in range(count):
-        end = len(prompt) - count + position + 1
-        if reasoner.is_reasoning_end_streaming(prompt[:end], prompt[end - 1 : end]):
-            return position + 1
+    for end in range(1, len(delivered) + 1):
+        if reasoner.is_reasoning_end_streaming(prompt + delivered[:end], delivered[end - 1 : end]):
+            return end
     return None

@@ -36,6 +36,7 @@ from engines.types import (
 from engines.vllm.adapters import AdapterTable
 from engines.vllm.arguments import chat_template_text, engine_arguments
 from engines.vllm.chat import CHAT_PATH, Thoughts
+from engines.vllm.core_process import mark_delivered
 from engines.vllm.cpu import prepare_cpu
 from engines.vllm.embeddings import without_own_size
 from engines.vllm.form_check import FormCheck
@@ -165,7 +166,9 @@ class VllmEngine(Engine):
         if delivered_count >= limit:
             yield Chunk("", (), "length", Usage(len(prompt_ids), delivered_count))
             return
-        parameters = self._sampling(request, limit - delivered_count)
+        parameters = self._sampling(request, limit)
+        if delivered_count:
+            parameters = mark_delivered(parameters, delivered_count)
         outputs = client.generate(
             tokens_input([*prompt_ids, *request.delivered]),
             parameters,

@@ -34,6 +34,12 @@ _LONG = {"extra_body": {"ignore_eos": True}}
 BODIES: dict[str, dict[str, Any]] = {
     "chat": {**_CHAT, **_LONG},
     "chat with logprobs": {**_CHAT, **_LONG, "max_tokens": 600, "logprobs": True, "top_logprobs": 2},
+    "chat with penalties": {**_CHAT, **_LONG, "max_tokens": 300, "presence_penalty": 0.8, "frequency_penalty": 0.4},
+    "chat with words that it must not say": {
+        **_CHAT,
+        "max_tokens": 300,
+        "extra_body": {"ignore_eos": True, "bad_words": [" computer", " the"], "min_tokens": 200},
+    },
     "chat with a stop string": {**_CHAT, **_LONG, "stop": ["no such text", "never said"]},
     "JSON schema": {
         **_CHAT,
