@@ -70,10 +70,11 @@ class FakeEngine(Engine):
     async def generate(self, request: GenerateRequest) -> AsyncGenerator[Chunk, None]:
         if request.adapter is not None and not is_adapter_folder(request.adapter):
             raise InvalidRequest("adapter_not_found", "adapter", f"No adapter of that name exists for {self.spec.id!r}")
-        prompt_tokens = len(request.prompt.split())
+        prompt = request.prompt or _last_message({"messages": request.messages})
+        prompt_tokens = len(prompt.split())
         count = self._count(request, prompt_tokens)
         finish = "length"
-        if stop := _STOP.search(request.prompt):
+        if stop := _STOP.search(prompt):
             count, finish = min(count, int(stop.group(1))), "stop"
         self._running += 1
         self._peak = max(self._peak, self._running)
@@ -83,7 +84,7 @@ class FakeEngine(Engine):
                 await self._next_step()
                 last = index == count - 1
                 yield Chunk(
-                    text=token_text(request.prompt, index),
+                    text=token_text(prompt, index),
                     token_ids=(index,),
                     finish_reason=finish if last else None,
                     usage=Usage(prompt_tokens, index + 1),

@@ -13,6 +13,27 @@ class Sampling:
     temperature: float | None = None
     top_p: float | None = None
     repetition_penalty: float | None = None
+    #: The likeliest so many; 0 is all.
+    top_k: int | None = None
+    #: Only what is at least so likely, in parts of the likeliest.
+    min_p: float | None = None
+    #: What is taken from tokens that were said, -2 to 2: once, and for each time.
+    presence_penalty: float | None = None
+    frequency_penalty: float | None = None
+    seed: int | None = None
+    #: Texts that end the answer and are no part of it.
+    stop: tuple[str, ...] = ()
+    #: The form of the answer, in OpenAI's words: ``{"type": "json_schema", "json_schema": {"schema": …}}``.
+    response_format: dict[str, Any] | None = None
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return what is set: an older version knows fewer names."""
+        return {name: value for name, value in asdict(self).items() if value not in (None, ())}
+
+    @classmethod
+    def from_dict(cls, values: dict[str, Any]) -> "Sampling":
+        """Return what :meth:`to_dict` came of. Raises ``TypeError`` for what a newer version asks for."""
+        return cls(**{**values, "stop": tuple(values.get("stop", ()))})
 
 
 @dataclass(frozen=True)
@@ -22,6 +43,8 @@ class GenerateRequest:
     request_id: str
     prompt: str
     sampling: Sampling = field(default_factory=Sampling)
+    #: A conversation, in place of a prompt: turns with ``role`` and ``content``.
+    messages: tuple[dict[str, Any], ...] = ()
     adapter: str | None = None
     #: 0 to 9; higher is served first.
     priority: int = 0

@@ -59,12 +59,15 @@ message StreamMetadata {
   string trace_id = 1; string tenant = 2; string player_id = 3; string locale = 4; map<string, string> extra = 5;
 }
 message GenerationParameters {
-  uint32 max_new_tokens = 1; double temperature = 2; double top_p = 3; double repetition_penalty = 4;
+  uint32 max_new_tokens = 1; optional double temperature = 2; double top_p = 3; double repetition_penalty = 4;
+  repeated string stop = 5; optional int64 seed = 6; optional uint32 top_k = 7; optional double min_p = 8;
+  optional double presence_penalty = 9; optional double frequency_penalty = 10; string response_format = 11;
 }
+message Message { string role = 1; string content = 2; }
 message StreamPredictRequest {
   string model_id = 1; string prompt = 2; string adapter = 3; int32 priority = 4;
   GenerationParameters generation = 5; StreamMetadata metadata = 6; string worker_hint = 7;
-  string stream_id = 8; string resume_after = 9;
+  string stream_id = 8; string resume_after = 9; repeated Message messages = 10;
 }
 message ErrorDetail { string type = 1; string field = 2; string description = 3; }
 message Error { string code = 1; string message = 2; repeated ErrorDetail details = 3; }

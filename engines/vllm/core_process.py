@@ -13,6 +13,8 @@ from child_process import die_with_parent
 
 #: ``SamplingParams.extra_args``: how many tokens at the end of the prompt are the answer's beginning.
 DELIVERED_ARGUMENT = "cy_llm_delivered"
+#: Blanks between two parts of JSON: enough for a line break and eight steps of four.
+MAX_BLANKS = 33
 
 
 class CoreStart:
@@ -32,6 +34,7 @@ class CoreStart:
         from vllm.v1.engine.core import EngineCoreProc
 
         continue_requests()
+        bound_white_space()
         run = self.original or EngineCoreProc.run_engine_core
         run(*args, **kwargs)
 
@@ -39,6 +42,30 @@ class CoreStart:
 def _arrive(worker: int) -> CoreStart:
     die_with_parent(parent=worker)
     return CoreStart()
+
+
+def bound_white_space() -> None:
+    """Let JSON that is asked for have a bounded number of blanks between its parts.
+
+    Their grammars allow any number, and a model that is stuck writes nothing else until ``max_tokens``. vLLM can forbid
+    blanks altogether, which is not how models write JSON.
+    """
+    import llguidance
+    import xgrammar
+
+    compiler: Any = xgrammar.GrammarCompiler
+    matcher: Any = llguidance.LLMatcher
+    compile_schema, make_grammar = compiler.compile_json_schema, matcher.grammar_from_json_schema
+
+    def compile_json_schema(self: Any, schema: Any, **options: Any) -> Any:
+        return compile_schema(self, schema, **{"max_whitespace_cnt": MAX_BLANKS, **options})
+
+    def grammar_from_json_schema(schema: Any, defaults: Any = None, **options: Any) -> Any:
+        pattern = rf"[\x20\x0A\x0D\x09]{{0,{MAX_BLANKS}}}"
+        return make_grammar(schema, defaults={"whitespace_pattern": pattern, **(defaults or {})}, **options)
+
+    compiler.compile_json_schema = compile_json_schema
+    matcher.grammar_from_json_schema = staticmethod(grammar_from_json_schema)
 
 
 def mark_delivered(parameters: Any, count: int) -> Any:

@@ -11,14 +11,12 @@ import os
 from abc import abstractmethod
 from collections.abc import AsyncGenerator, Coroutine
 from contextlib import aclosing
-from dataclasses import replace
 from typing import Any
 
 from vllm.engine.arg_utils import AsyncEngineArgs
 from vllm.engine.protocol import EngineClient
 from vllm.inputs import tokens_input
 from vllm.outputs import RequestOutput
-from vllm.sampling_params import RequestOutputKind, SamplingParams
 
 from engines.base import Engine
 from engines.errors import EngineDead, EngineError, EngineStartError, InvalidRequest, OutOfMemory
@@ -43,6 +41,7 @@ from engines.vllm.form_check import FormCheck
 from engines.vllm.internals import (
     EngineDeadError,
     EngineGenerateError,
+    VLLMValidationError,
     cache_environment,
     default_sampling_params,
     guard_cores,
@@ -54,6 +53,7 @@ from engines.vllm.logging import EngineLog
 from engines.vllm.openai_answer import OpenAIAnswers, is_error, may_refuse_late, names_to_replace
 from engines.vllm.openai_app import OpenAIApp
 from engines.vllm.resume import ResumedText
+from engines.vllm.sampling import FORM, refused, sampling_params
 from engines.vllm.starter import StarterThread
 from engines.vllm.stats import LoadStats
 from engines.vllm.tuning import is_memory_failure, start_with_tuning
@@ -160,13 +160,13 @@ class VllmEngine(Engine):
         if not self.spec.generates:
             raise InvalidRequest("wrong_task", "modelId", f"Model {self.spec.id!r} is for {self.spec.task!r}")
         adapter = await self._adapters.loaded(client, request.adapter)
-        prompt_ids = await self._tokenize(request.prompt)
+        prompt_ids = await self._tokenize(request)
         limit = self._limit(request, len(prompt_ids))
         delivered_count = len(request.delivered)
         if delivered_count >= limit:
             yield Chunk("", (), "length", Usage(len(prompt_ids), delivered_count))
             return
-        parameters = self._sampling(request, limit)
+        parameters = sampling_params(request, self._default_sampling, limit)
         if delivered_count:
             parameters = mark_delivered(parameters, delivered_count)
         outputs = client.generate(
@@ -177,18 +177,32 @@ class VllmEngine(Engine):
             # vLLM serves the lowest number first.
             priority=-request.priority,
         )
-        text = ResumedText(client, prompt_ids, parameters, request.delivered) if delivered_count else None
+        resumed = ResumedText(client, prompt_ids, parameters, request.delivered) if delivered_count else None
         usage = Usage(len(prompt_ids), delivered_count)
+        if resumed is not None and resumed.stopped:
+            yield Chunk("", (), "stop", usage)
+            return
         try:
-            async for output in outputs:
-                chunk = _chunk(output, usage)
-                usage = chunk.usage
-                yield replace(chunk, text=text.next(chunk)) if text else chunk
+            async with aclosing(outputs):
+                async for output in outputs:
+                    chunk = _chunk(output, usage)
+                    usage = chunk.usage
+                    if chunk.finish_reason == "error":
+                        raise await self._failure(request)
+                    if resumed is not None:
+                        chunk = resumed.next(chunk, output.outputs[0].stop_reason)
+                    yield chunk
+                    if chunk.finish_reason is not None:
+                        return
+        except VLLMValidationError as error:
+            raise refused(request, error) from error
         except EngineDeadError as error:
             raise EngineDead(f"the engine of model {self.spec.id!r} stopped working") from error
         except EngineGenerateError as error:
             if client.errored:
                 raise EngineDead(f"the engine of model {self.spec.id!r} stopped working") from error
+            if request.sampling.response_format is not None:
+                raise await self._failure(request) from error
             raise EngineError(f"the engine of model {self.spec.id!r} failed: {error.__cause__ or error}") from error
 
     async def openai(self, call: HttpCall) -> AsyncGenerator[HttpStart | HttpPart, None]:
@@ -256,11 +270,16 @@ class VllmEngine(Engine):
             raise EngineDead(f"the engine of model {self.spec.id!r} is not running")
         return self._client
 
-    async def _tokenize(self, prompt: str) -> list[int]:
+    async def _tokenize(self, request: GenerateRequest) -> list[int]:
         client = self._require_client()
-        if self.spec.prompt_format == "chat" and (self._template is not None or has_chat_template(client)):
-            return await tokenize_chat(client, prompt, self._template)
-        return await tokenize_text(client, prompt)
+        can_chat = self._template is not None or has_chat_template(client)
+        if request.messages and not can_chat:
+            description = f"Model {self.spec.id!r} has no chat template: give it a 'prompt', or a template in its entry"
+            raise InvalidRequest("unsupported_content", "messages", description)
+        if request.messages or (self.spec.prompt_format == "chat" and can_chat):
+            messages = list(request.messages) or [{"role": "user", "content": request.prompt}]
+            return await tokenize_chat(client, messages, self._template)
+        return await tokenize_text(client, request.prompt)
 
     def _limit(self, request: GenerateRequest, prompt_tokens: int) -> int:
         """Return how many tokens the whole answer may have, or raise ``InvalidRequest``."""
@@ -269,7 +288,7 @@ class VllmEngine(Engine):
         if room < 1:
             raise InvalidRequest(
                 "prompt_too_long",
-                "prompt",
+                "messages" if request.messages else "prompt",
                 f"The prompt has {prompt_tokens} tokens; the model's context holds {context}, the answer included",
             )
         wanted = request.sampling.max_new_tokens
@@ -285,13 +304,13 @@ class VllmEngine(Engine):
             )
         return wanted
 
-    def _sampling(self, request: GenerateRequest, max_tokens: int) -> SamplingParams:
-        sampling = request.sampling
-        asked = {name: getattr(sampling, name) for name in ("temperature", "top_p", "repetition_penalty")}
-        values = {**self._default_sampling, **{name: value for name, value in asked.items() if value is not None}}
-        if values.get("temperature") == 0:
-            values["top_p"] = 1.0
-        return SamplingParams(**values, max_tokens=max_tokens, output_kind=RequestOutputKind.DELTA)
+    async def _failure(self, request: GenerateRequest) -> Exception:
+        """Return why the engine gave an answer up: the form that was asked for, where that cannot be had."""
+        assert self._answers is not None
+        fault = await self._answers.find_fault({"response_format": request.sampling.response_format})
+        if fault is None:
+            return EngineError(f"the engine of model {self.spec.id!r} failed")
+        return InvalidRequest("invalid_schema", FORM, f"The form that is asked for cannot be used: {fault[1]}")
 
 
 def _chunk(output: RequestOutput, delivered_count: Usage) -> Chunk:

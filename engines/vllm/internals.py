@@ -26,13 +26,14 @@ from vllm.entrypoints.openai.completion.serving import OpenAIServingCompletion
 from vllm.entrypoints.openai.responses.protocol import ResponseCompletedEvent, ResponsesRequest, ResponsesResponse
 from vllm.entrypoints.openai.responses.serving import OpenAIServingResponses
 from vllm.entrypoints.serve.engine.protocol import ErrorResponse
+from vllm.exceptions import VLLMValidationError
 from vllm.logprobs import append_logprobs_for_next_position
 from vllm.lora.request import LoRARequest
 from vllm.outputs import RequestOutput
 from vllm.parser.abstract_parser import Parser
 from vllm.reasoning import ReasoningParserManager
 from vllm.renderers.params import ChatParams, TokenizeParams
-from vllm.sampling_params import SamplingParams
+from vllm.sampling_params import SamplingParams, StructuredOutputsParams
 from vllm.tool_parsers import ToolParserManager
 from vllm.utils.argparse_utils import FlexibleArgumentParser
 from vllm.v1.engine import EngineCoreRequest, FinishReason
@@ -77,11 +78,13 @@ __all__ = [
     "StatLoggerBase",
     "SyncEngine",
     "TextReplay",
+    "VLLMValidationError",
     "WrongArgument",
     "build_openai_app",
     "cache_environment",
     "default_sampling_params",
     "engine_argument_parser",
+    "form_of",
     "guard_cores",
     "known_parsers",
     "name_adapter",
@@ -108,9 +111,8 @@ def cache_environment() -> None:
     vllm.envs.enable_envs_cache()
 
 
-async def tokenize_chat(client: EngineClient, prompt: str, template: str | None = None) -> list[int]:
-    """Return the tokens of one user message, through the chat template, as vLLM's own chat endpoint makes them."""
-    messages: list[Any] = [{"role": "user", "content": prompt}]
+async def tokenize_chat(client: EngineClient, messages: list[Any], template: str | None = None) -> list[int]:
+    """Return the tokens of a conversation, through the chat template, as vLLM's own chat endpoint makes them."""
     parameters = ChatParams(chat_template=template, chat_template_kwargs={"add_generation_prompt": True})
     _, prompts = await client.renderer.render_chat_async([messages], parameters, _TOKENIZE)
     ids: list[int] = prompts[0]["prompt_token_ids"]
@@ -122,6 +124,17 @@ async def tokenize_text(client: EngineClient, prompt: str) -> list[int]:
     prompts = await client.renderer.render_cmpl_async([{"prompt": prompt}], _TOKENIZE_RAW)
     ids: list[int] = prompts[0]["prompt_token_ids"]
     return ids
+
+
+def form_of(response_format: Mapping[str, Any] | None) -> StructuredOutputsParams | None:
+    """Return what OpenAI's ``response_format`` asks of the engine; None for plain text. Raises ``ValueError``."""
+    match (response_format or {}).get("type", "text"):
+        case "json_object":
+            return StructuredOutputsParams(json_object=True)
+        case "json_schema":
+            assert response_format is not None
+            return StructuredOutputsParams(json=response_format["json_schema"]["schema"])
+    return None
 
 
 def has_chat_template(client: EngineClient) -> bool:
@@ -206,12 +219,15 @@ class TextReplay:
             request_id="resumed", prompt_token_ids=list(prompt_ids), prompt_embeds=None, sampling_params=parameters
         )
         self._detokenizer = IncrementalDetokenizer.from_new_request(client.renderer.tokenizer, request)
-        self.text(delivered, stopped=False, finished=False)
+        #: Whether a stop string was found.
+        self.stopped = False
+        self.text(delivered, by_token=False, finished=False)
 
-    def text(self, token_ids: Sequence[int], stopped: bool, finished: bool) -> str:
-        """Return the new text of the tokens."""
-        self._detokenizer.update(list(token_ids), stop_terminated=stopped)
-        return self._detokenizer.get_next_output_text(finished=finished, delta=True)
+    def text(self, token_ids: Sequence[int], by_token: bool, finished: bool) -> str:
+        """Return the new text of the tokens. ``by_token``: the last one ends the answer, and is no part of it."""
+        found = self._detokenizer.update(list(token_ids), stop_terminated=by_token)
+        self.stopped = self.stopped or found is not None
+        return self._detokenizer.get_next_output_text(finished=finished or self.stopped, delta=True)
 
 
 class ReplayedRequest:

@@ -61,10 +61,10 @@ class OpenAIAnswers:
         status, document = await self._explain(call, code if isinstance(code, int) and code >= 400 else 500, error)
         return HttpStart(status, "application/json"), encode(document)
 
-    async def _find_fault(self, call: HttpCall) -> tuple[str, str] | None:
-        """Return the form's fault, if it is one; a form that cannot be judged in time is none."""
+    async def find_fault(self, body: dict[str, Any]) -> tuple[str, str] | None:
+        """Return the field and the fault of a form that a body asks for; one that cannot be judged in time has none."""
         loop = asyncio.get_running_loop()
-        judged = loop.run_in_executor(self._judge, self._check.fault, json.loads(call.body))
+        judged = loop.run_in_executor(self._judge, self._check.fault, body)
         try:
             return await asyncio.wait_for(asyncio.shield(judged), _JUDGE_SECONDS)
         except TimeoutError:
@@ -73,7 +73,7 @@ class OpenAIAnswers:
     async def _explain(self, call: HttpCall, status: int, error: dict[str, Any]) -> tuple[int, dict[str, Any]]:
         """Return the status and the document of a failure, found out to be the client's where it is."""
         if status >= 500 or any(words in str(error.get("message")) for words in _UNTOLD):
-            fault = await self._find_fault(call)
+            fault = await self.find_fault(json.loads(call.body))
             if fault is not None:
                 field, why = fault
                 message = f"The form that is asked for in '{field}' cannot be used: {why}"

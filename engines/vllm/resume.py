@@ -7,6 +7,7 @@ once more: what it says from then on is what the first worker would have said.
 """
 
 from collections.abc import Sequence
+from dataclasses import replace
 
 from vllm.engine.protocol import EngineClient
 from vllm.sampling_params import SamplingParams
@@ -23,7 +24,14 @@ class ResumedText:
     ) -> None:
         self._replay = TextReplay(client, prompt_ids, parameters, delivered)
 
-    def next(self, chunk: Chunk) -> str:
-        """Return the text of the chunk's tokens."""
+    @property
+    def stopped(self) -> bool:
+        """Whether the whole text has come to a stop string, which may have begun before the seam."""
+        return self._replay.stopped
+
+    def next(self, chunk: Chunk, stop_reason: int | str | None) -> Chunk:
+        """Return the chunk with its tokens' text; the last one where a stop string was found."""
         finished = chunk.finish_reason is not None
-        return self._replay.text(chunk.token_ids, stopped=chunk.finish_reason == "stop", finished=finished)
+        by_token = chunk.finish_reason == "stop" and not isinstance(stop_reason, str)
+        text = self._replay.text(chunk.token_ids, by_token, finished)
+        return replace(chunk, text=text, finish_reason="stop" if self.stopped else chunk.finish_reason)

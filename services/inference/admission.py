@@ -3,7 +3,6 @@
 import math
 import time
 from collections.abc import Callable
-from dataclasses import asdict
 from typing import Any
 
 from engines.model_spec import ModelSpec, Task
@@ -14,6 +13,7 @@ from services.errors import InvalidRequest, TooManyRequests
 from services.idempotency import Idempotency
 from services.inference.bodies import prepare
 from services.inference.generation_defaults import complete
+from services.inference.openai_body import require_text
 from services.inference.responses_body import PATH as RESPONSES_PATH
 from services.inference.responses_body import response_id
 from services.inference.routing import Route, Router
@@ -63,6 +63,7 @@ class Admission:
         self._admit_caller(context)
         spec = self._models.resolve(request.model, "modelId")
         self._require_task(spec, (Task.GENERATE,), "modelId")
+        require_text(list(request.messages), spec, "messages")
 
         def make_record() -> tuple[RequestRecord, Route]:
             adapter = None
@@ -77,9 +78,10 @@ class Admission:
                 owner=context.principal.id,
                 deadline=self._deadline(context),
                 payload={
-                    "prompt": request.prompt,
+                    # A worker of a version that knows no conversations misses the prompt, and says so.
+                    **({"messages": list(request.messages)} if request.messages else {"prompt": request.prompt}),
                     "adapter": adapter,
-                    "sampling": asdict(complete(request.sampling, spec)),
+                    "sampling": complete(request.sampling, spec).to_dict(),
                     "with_metadata": request.with_metadata,
                     "tenant": context.principal.tenant,
                 },

@@ -16,6 +16,8 @@ class GenerationRequest:
 
     model: str
     prompt: str = field(repr=False)
+    #: A conversation, in place of a prompt.
+    messages: tuple[dict[str, Any], ...] = field(default=(), repr=False)
     adapter: str | None = None
     sampling: Sampling = field(default_factory=Sampling)
     #: 0 to 9; higher is served first.

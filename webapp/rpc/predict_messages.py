@@ -7,6 +7,7 @@ from typing import Any
 from store.redis.request_records import RequestRecord
 from store.token_log.entries import Entry
 from webapp.rpc import ai_service_pb2 as pb
+from webapp.schemas.loading import json_object
 
 #: Names of the native interface, and the proto's.
 _GENERATION = {
@@ -14,6 +15,11 @@ _GENERATION = {
     "temperature": "temperature",
     "topP": "top_p",
     "repetitionPenalty": "repetition_penalty",
+    "seed": "seed",
+    "topK": "top_k",
+    "minP": "min_p",
+    "presencePenalty": "presence_penalty",
+    "frequencyPenalty": "frequency_penalty",
 }
 
 
@@ -90,17 +96,28 @@ def merge(items: list[Any]) -> Iterator[Any]:
 
 
 def to_body(request: Any) -> dict[str, Any]:
-    """Return a ``StreamPredictRequest`` as a body of the native interface; what is unset is left out."""
+    """Return a ``StreamPredictRequest`` as a body of the native interface; what is unset is left out.
+
+    Raises ``InvalidRequest``.
+    """
     given, extra = request.generation, request.metadata
     metadata = {"traceId": extra.trace_id, "tenant": extra.tenant, "playerId": extra.player_id, "locale": extra.locale}
+    generation = {ours: getattr(given, name) for ours, name in _GENERATION.items() if given.HasField(name)}
+    if given.stop:
+        generation["stop"] = list(given.stop)
+    if given.response_format:
+        generation["responseFormat"] = json_object(given.response_format, "'generation.response_format'")
     body: dict[str, Any] = {
         "modelId": request.model_id,
-        "prompt": request.prompt,
         "priority": request.priority,
         "workerHint": request.worker_hint,
-        "generation": {ours: getattr(given, name) for ours, name in _GENERATION.items() if given.HasField(name)},
+        "generation": generation,
         "metadata": {name: value for name, value in metadata.items() if value},
     }
+    if request.messages:
+        body["messages"] = [{"role": each.role, "content": each.content} for each in request.messages]
+    if request.prompt or not request.messages:
+        body["prompt"] = request.prompt
     if request.adapter:
         body["adapter"] = request.adapter
     return body

@@ -159,8 +159,9 @@ def _request(active: ActiveRequest, settings: Settings, delivered: LogSnapshot) 
     return GenerateRequest(
         # An older attempt may still run on the same engine.
         request_id=f"{record.id}.{active.writer.attempt}",
-        prompt=payload["prompt"],
-        sampling=Sampling(**payload["sampling"]),
+        prompt="" if payload.get("messages") else payload["prompt"],
+        messages=tuple(payload.get("messages", ())),
+        sampling=Sampling.from_dict(payload["sampling"]),
         adapter=_adapter_path(payload.get("adapter"), settings.adapters_root),
         priority=record.priority,
         delivered=delivered.tokens,
