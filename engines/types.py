@@ -94,6 +94,15 @@ class Meter:
 
     prompt_tokens: int = 0
     completion_tokens: int = 0
+    #: From the engine's getting the call to its first token, and from that one to the last. Seconds.
+    first_token: float | None = None
+    generation: float = 0.0
+
+    def timing(self) -> dict[str, float] | None:
+        """Return the times in milliseconds; None where they were not measured."""
+        if self.first_token is None:
+            return None
+        return {"first_token_ms": self.first_token * 1000, "generation_ms": self.generation * 1000}
 
     def usage(self) -> dict[str, int] | None:
         """Return the counts; None where the engine has not begun."""

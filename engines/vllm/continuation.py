@@ -81,6 +81,9 @@ class CallTokens:
     def note(self, output: RequestOutput) -> None:
         """The application is given an output, of one choice where the call can be gone on with."""
         # Once for every output of every stream.
+        if output.finished and output.metrics is not None:
+            self._meter.first_token = output.metrics.first_token_latency
+            self._meter.generation = output.metrics.last_token_ts - output.metrics.first_token_ts
         if not self.continuable:
             for each in output.outputs:
                 self._meter.completion_tokens += len(each.token_ids)

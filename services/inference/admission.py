@@ -83,6 +83,7 @@ class Admission:
                     "adapter": adapter,
                     "sampling": complete(request.sampling, spec).to_dict(),
                     "with_metadata": request.with_metadata,
+                    "performance": request.tells_performance,
                     "tenant": context.principal.tenant,
                 },
                 priority=request.priority,

@@ -60,6 +60,8 @@ class RequestStream:
         self.record = record
         #: Chunks that the client had before: the index of the next one.
         self.chunks_before = chunks_before
+        #: When a worker had taken it (``time.monotonic``), the last one that did.
+        self.opened_at: float | None = None
         #: Set when the request shall go on without this client.
         self.detached = False
         #: Whether a stopping process serves it to its end, as long as it is let.
@@ -101,7 +103,8 @@ class RequestStream:
         last_keepalive_at = last_check_at = time.monotonic()
         for entry in self._follower.entries(idle=min(_CHECK_SECONDS, self._keepalive)):
             if entry is not None:
-                self._watched.observe(entry)
+                if not self._observe_opening(entry):
+                    self._watched.observe(entry)
                 self._ended = entry.terminal
                 yield entry
             elif self._context.disconnected():
@@ -141,6 +144,7 @@ class RequestStream:
         """Take note of an attempt's opening without waking the thread: there is nothing to send yet."""
         if entry.kind != Kind.OPEN:
             return False
+        self.opened_at = time.monotonic()
         self._watched.observe(entry)
         return True
 

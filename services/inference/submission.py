@@ -28,6 +28,8 @@ class GenerationRequest:
     metadata: dict[str, str] = field(default_factory=dict)
     #: Whether each chunk carries the metadata.
     with_metadata: bool = False
+    #: Whether the answer tells how fast it came.
+    tells_performance: bool = False
     #: The whole body: the same idempotency key with another one is a conflict.
     body: dict[str, Any] = field(default_factory=dict, repr=False)
 
@@ -45,6 +47,8 @@ class OpenAIRequest:
     model_given: bool = True
     #: What the model must be for.
     tasks: tuple[str, ...] = (Task.GENERATE,)
+    #: Whether its answer tells how fast it came.
+    tells_performance: bool = False
     #: A line of a batch: it waits behind everybody who is there.
     background: bool = False
     #: Whether it makes room while it runs.

@@ -117,6 +117,11 @@ class RequestRecord:
         return bool(self.payload.get("preemptible"))
 
     @property
+    def trace_id(self) -> str:
+        """What its client knows it by: its own word for it, or the id."""
+        return self.metadata.get("traceId") or self.id
+
+    @property
     def log_fields(self) -> dict[str, str]:
         """The fields on every log line of the request, in every process."""
         return {"request_id": self.id, "model": self.model, **self.metadata}

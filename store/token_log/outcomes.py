@@ -56,9 +56,12 @@ class Failure:
         return cls(data["code"], data["message"], tuple(Detail(**detail) for detail in data["details"]))
 
 
-def finished(reason: str | None, usage: dict[str, int] | None) -> dict[str, Any]:
-    """A terminal entry: the text is whole."""
-    return {"outcome": Outcome.FINISHED, "reason": reason, "usage": usage}
+def finished(
+    reason: str | None, usage: dict[str, int] | None, timing: dict[str, float] | None = None
+) -> dict[str, Any]:
+    """A terminal entry: the text is whole. ``timing``: what the worker measured, in milliseconds."""
+    end = {"outcome": Outcome.FINISHED, "reason": reason, "usage": usage}
+    return end if timing is None else {**end, "timing": timing}
 
 
 def failed(failure: Failure, usage: dict[str, int] | None = None) -> dict[str, Any]:

@@ -1,16 +1,18 @@
 """Real answers from real vLLM, through HTTP and the unchanged ``openai`` client."""
 
+import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
+import httpx
 import openai
 import pytest
 from transformers import AutoTokenizer
 
 from settings import ROOT
 from testing.sse import events, text_of
-from testing.stack import Process, Stack
+from testing.stack import KEY, Process, Stack
 from testing.waiting import until
 
 INTRODUCTION = "你好！我是 CY-LLM Engine 自带的演示模型，只有两百万个参数。我会用中文和英文回答关于这个系统的简单问题。"
@@ -218,3 +220,25 @@ def test_log_lines_are_json_and_hold_no_prompt(real_stack: Stack) -> None:
 
         until(traced, 5, f"{process.name} wrote a line for the request")
         assert "What is Redis" not in process.log.read_text()
+
+
+def test_an_answer_of_v1_tells_how_fast_it_came(real_stack: Stack) -> None:
+    body = {"model": "demo", "messages": [{"role": "user", "content": "Tell a story"}], "max_tokens": 60}
+    with httpx.Client(
+        base_url=real_stack.openai_base, headers={"Authorization": f"Bearer {KEY}"}, trust_env=False
+    ) as http:
+        for path, more in (
+            ("/chat/completions", {}),
+            ("/completions", {"prompt": "x"}),
+            ("/chat/completions", {"n": 2}),
+        ):
+            begun = time.monotonic()
+            answer = http.post(path, json={**body, **more, "include_performance": True}, timeout=60)
+            took = (time.monotonic() - begun) * 1000
+            assert answer.status_code == 200, answer.text
+            told = answer.json()["performance"]
+            assert told["trace_id"] == answer.headers["x-request-id"]
+            tokens = answer.json()["usage"]["completion_tokens"]
+            # What it tells adds up to less than its client waited.
+            assert 0 < told["ttft_ms"] < told["ttft_ms"] + tokens / told["tps"] < took + 1000 / told["tps"]
+        assert "performance" not in http.post("/chat/completions", json=body, timeout=60).json()

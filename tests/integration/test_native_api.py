@@ -77,7 +77,7 @@ BAD = [
     ({"modelId": "fake"}, "prompt", "required"),
     ({"modelId": "fake", "prompt": ""}, "prompt", "invalid_value"),
     ({"modelId": "fake", "prompt": 7}, "prompt", "invalid_type"),
-    ({"modelId": "fake", "prompt": None}, "prompt", "invalid_type"),
+    ({"modelId": "fake", "prompt": None}, "prompt", "required"),
     ({"modelId": 7, "prompt": "x"}, "modelId", "invalid_type"),
     ({"modelId": "fake", "prompt": "x", "surprise": 1}, "surprise", "unknown_field"),
     ({"modelId": "fake", "prompt": "x", "generation": 5}, "generation", "invalid_value"),

@@ -40,5 +40,5 @@ ENDPOINTS = {
 
 def to_request(path: str, body: dict[str, Any]) -> OpenAIRequest:
     """Return a body that its endpoint's schema has loaded as services take it."""
-    model = body.get("model")
-    return OpenAIRequest(model or DEFAULT_ALIAS, path, body, model is not None, ENDPOINTS[path].tasks)
+    model, timed = body.get("model"), body.pop("include_performance", None) or False
+    return OpenAIRequest(model or DEFAULT_ALIAS, path, body, model is not None, ENDPOINTS[path].tasks, timed)

@@ -1,19 +1,22 @@
 """Passes a body to a worker's own OpenAI application and its answer back, bytes untouched."""
 
+import json
 from collections.abc import Iterator
 from contextlib import ExitStack
 
 from flask import Response
 
 from services.errors import RequestFailed, ServiceError, as_service_error
+from services.inference.performance import Performance
 from services.inference.request_stream import ClientDisconnected, RequestStream
 from services.inference.submission import OpenAIRequest, Submission
 from store.redis.request_records import RequestRecord
-from store.token_log.entries import START, Entry, Kind, Outcome
+from store.token_log.entries import START, Entry, Kind, Outcome, encode
 from webapp.gunicorn.socket_writer import stream_response
 from webapp.http import sse
 from webapp.http.access_log import answer, bind_log_fields
 from webapp.http.current import context, services
+from webapp.openai.answer_headers import request_id
 from webapp.openai.dialects import Dialect, DialectMaker, OpenAIDialect, Skipping, dialect_of
 from webapp.openai.whole_answer import Cancelled, failure_of, read_body, read_head
 
@@ -64,10 +67,14 @@ def _relay(request: OpenAIRequest, streamed: bool, dialect: DialectMaker) -> Res
                 return sse.response(
                     _events(stack.pop_all(), stream, entries, dialect()), head["status"] if head else 200
                 )
-            status, whole = head["status"], read_body(entries)
+            status = head["status"]
+            whole, end = read_body(entries)
             if status >= 400:
                 refusal.tell()
                 whole = dialect().refusal_body(whole, status)
+            elif request.tells_performance:
+                measured = Performance(answer().started, request_id()).report_of(end, stream.opened_at)
+                whole = encode({**json.loads(whole), "performance": measured})
             return Response(whole, status=status, content_type=head["content_type"])
         except ClientDisconnected:
             return Response(status=499)

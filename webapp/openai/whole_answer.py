@@ -28,15 +28,18 @@ def read_head(entries: Iterator[Entry | None], patient: bool) -> dict[str, Any] 
     raise AssertionError("a log always ends with a terminal entry")
 
 
-def read_body(entries: Iterator[Entry | None]) -> bytes:
-    """Return the body of an answer whose head was read. Raises ``RequestFailed``."""
-    parts = []
+def read_body(entries: Iterator[Entry | None]) -> tuple[bytes, dict[str, Any]]:
+    """Return the body of an answer whose head was read, and its terminal entry. Raises ``RequestFailed``."""
+    parts: list[bytes] = []
+    end: dict[str, Any] = {}
     for entry in entries:
         if entry is not None and entry.kind == Kind.BODY:
             parts.append(entry.data)
-        elif entry is not None and entry.terminal and entry.json()["outcome"] != Outcome.FINISHED:
-            raise failed(entry)
-    return b"".join(parts)
+        elif entry is not None and entry.terminal:
+            end = entry.json()
+            if end["outcome"] != Outcome.FINISHED:
+                raise failed(entry)
+    return b"".join(parts), end
 
 
 def failed(entry: Entry) -> RequestFailed:

@@ -28,8 +28,7 @@ class MessageWriter:
 
     def __init__(self, record: RequestRecord, chunks_before: int, arrived: float) -> None:
         """``arrived`` is when the request came (``time.monotonic``)."""
-        trace_id = record.metadata.get("traceId") or record.id
-        self._common = pb.StreamPredictResponse(trace_id=trace_id, stream_id=record.id)
+        self._common = pb.StreamPredictResponse(trace_id=record.trace_id, stream_id=record.id)
         self._arrived = arrived
         self._next_index = chunks_before
         self._first_at = 0.0

@@ -5,6 +5,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
 
+from services.inference.performance import Performance
 from store.redis.request_records import RequestRecord
 from store.token_log.entries import Entry, Kind, Outcome, encode
 from store.token_log.outcomes import Failure
@@ -29,20 +30,24 @@ DONE = ChunkEvent(b"[DONE]")
 class ChunkWriter:
     """Writes one request's stream. ``metadata`` None leaves it out."""
 
-    def __init__(self, request_id: str, metadata: dict[str, str] | None, offset: int) -> None:
+    def __init__(
+        self, request_id: str, metadata: dict[str, str] | None, offset: int, performance: Performance | None = None
+    ) -> None:
         self._id = request_id
         self._metadata = metadata
         self._offset = offset
+        self._performance = performance
         self._last: Entry | None = None
         # What stands around a choice is the same in every chunk but the last.
         self._head = encode({"id": request_id, "object": "text_completion.chunk"})[:-1] + b',"choices":['
         self._tail = b"]}" if metadata is None else b'],"metadata":' + encode(metadata) + b"}"
 
     @classmethod
-    def of(cls, record: RequestRecord, offset: int) -> "ChunkWriter":
-        """``offset`` is the index of the first chunk that will be written."""
-        with_metadata = record.payload.get("with_metadata")
-        return cls(record.id, {"traceId": record.id, **record.metadata} if with_metadata else None, offset)
+    def of(cls, record: RequestRecord, offset: int, arrived: float) -> "ChunkWriter":
+        """``offset``: the index of the first chunk that will be written; ``arrived``: when the call came."""
+        metadata = {"traceId": record.id, **record.metadata} if record.payload.get("with_metadata") else None
+        performance = Performance(arrived, record.trace_id) if record.payload.get("performance") else None
+        return cls(record.id, metadata, offset, performance)
 
     def write(self, entry: Entry | None) -> Iterator[ChunkEvent | None]:
         """Yield the events of one entry; None (silence) as None."""
@@ -50,6 +55,8 @@ class ChunkWriter:
             yield None
         elif entry.kind == Kind.TEXT:
             self._last = entry
+            if self._performance is not None:
+                self._performance.observe(entry)
             yield ChunkEvent(self._head + entry.data + self._tail, str(entry.id))
         elif entry.terminal:
             yield from self._end(entry, entry.json())
@@ -64,6 +71,8 @@ class ChunkWriter:
             chunk["metadata"] = self._metadata
             if end["usage"] is not None:
                 chunk["usage"] = end["usage"]
+        if self._performance is not None:
+            chunk["performance"] = self._performance.report()
         yield ChunkEvent(encode(chunk), str(entry.id))
         yield DONE
 

@@ -123,6 +123,8 @@ class InferenceSchema(StrictSchema):
     adapter = Name(load_default="", validate=validate.Length(max=256))
     generation = fields.Nested(GenerationSchema, load_default=lambda: cached_schema(GenerationSchema).load({}))
     metadata = fields.Nested(MetadataSchema, load_default=dict)
+    #: The answer tells how fast it came.
+    includePerformance = Flag(load_default=False)
     priority = Integer(load_default=0, validate=validate.Range(min=0, max=9))
     workerHint = Name(load_default="", validate=validate.Length(max=128))
 
@@ -159,5 +161,6 @@ def to_request(body: dict[str, Any], with_metadata: bool) -> GenerationRequest:
         worker_hint=body["workerHint"],
         metadata=body["metadata"],
         with_metadata=with_metadata,
+        tells_performance=body["includePerformance"],
         body=body,
     )

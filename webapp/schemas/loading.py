@@ -55,6 +55,12 @@ class Flag(fields.Boolean):
     def __init__(self, **kwargs: Any) -> None:
         super().__init__(truthy={True}, falsy={False}, **kwargs)
 
+    def _deserialize(self, value: Any, attr: str | None, data: Any, **kwargs: Any) -> Any:
+        if not isinstance(value, bool):
+            # 1 is equal to true, and so in a set of it.
+            raise self.make_error("invalid", input=value)
+        return value
+
 
 class Digits(fields.Integer):
     """A whole number in a query: ASCII digits and nothing else."""

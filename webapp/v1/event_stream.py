@@ -48,8 +48,8 @@ def require_finished(entry: Entry) -> dict[str, Any]:
 
 
 def _events(stack: ExitStack, stream: RequestStream, entries: Iterator[Entry | None]) -> Iterator[bytes]:
-    chunks = ChunkWriter.of(stream.record, stream.chunks_before)
     line = answer()
+    chunks = ChunkWriter.of(stream.record, stream.chunks_before, line.started)
 
     def render(entry: Entry | None) -> bytes:
         if entry is not None and entry.terminal and entry.json()["outcome"] == Outcome.ERROR:

@@ -6,11 +6,12 @@ from typing import Any
 from flask import Blueprint, Response, jsonify
 
 from services.errors import ServerStopping
+from services.inference.performance import Performance
 from services.inference.request_stream import ClientDisconnected, ProcessStopping
 from store.redis.request_records import RequestRecord
 from store.token_log.entries import Kind
 from webapp.gunicorn.admission_gate import serialized
-from webapp.http.access_log import bind_log_fields
+from webapp.http.access_log import answer, bind_log_fields
 from webapp.http.current import context, services
 from webapp.http.parsing import parse_body
 from webapp.schemas.inference import InferenceSchema, to_request
@@ -28,12 +29,17 @@ def infer() -> Response:
     record = submission.record
     with bind_log_fields(record), inference.open(call, submission) as stream:
         texts: list[str] = []
+        performance = Performance(answer().started, record.trace_id)
         try:
             for entry in stream.entries():
                 if entry is not None and entry.kind == Kind.TEXT:
                     texts.append(entry.json()["text"])
+                    performance.observe(entry)
                 elif entry is not None and entry.terminal:
-                    return jsonify(_answer(record, "".join(texts), require_finished(entry)))
+                    found = _answer(record, "".join(texts), require_finished(entry))
+                    if record.payload.get("performance"):
+                        found["performance"] = performance.report()
+                    return jsonify(found)
         except ClientDisconnected:
             return Response(status=499)
         except ProcessStopping:

@@ -183,7 +183,7 @@ class WebSocketConnection:
         thread.start()
 
     def _relay(self, stream: RequestStream, line: AnswerRecord) -> None:
-        chunks = ChunkWriter.of(stream.record, stream.chunks_before)
+        chunks = ChunkWriter.of(stream.record, stream.chunks_before, line.started)
         try:
             for entry in stream.entries():
                 for event in chunks.write(entry):

@@ -81,7 +81,7 @@ async def relay(
             writer.body(part.data, encode_portions(part.portions) if part.portions else "")
     if seam is not None and not seam.passed:
         raise CannotContinue
-    await writer.end(outcomes.finished(None, call.meter.usage()))
+    await writer.end(outcomes.finished(None, call.meter.usage(), call.meter.timing()))
 
 
 def _join(seam: Seam, part: HttpPart) -> HttpPart | None:

@@ -110,7 +110,7 @@ def _ask(
         try:
             head = read_head(entries, patient=True)
             assert head is not None
-            found = json.loads(read_body(entries))
+            found = json.loads(read_body(entries)[0])
         except ServiceError:
             _tell_refusal(request, submission.record)
             raise
