@@ -33,7 +33,8 @@ def main() -> int:
     faults = [fault for fault in FAULTS if any(word in fault.name for word in words)]
     rng, whole = random.Random(1), True
     with tempfile.TemporaryDirectory(prefix="cy-llm-openai-faults-") as folder:
-        stack = Stack(Path(folder), MODELS, env={"CY_LLM_WEB_THREADS": "128"})
+        # A worker that is replaced hands on what it has at once: its answers would end before.
+        stack = Stack(Path(folder), MODELS, env={"CY_LLM_WEB_THREADS": "128", "CY_LLM_DRAIN_SECONDS": "0"})
         try:
             stack.start_web()
             fleet = Fleet(stack, ["--models", "tools"])

@@ -36,6 +36,12 @@ _USAGE = {"stream_options": {"include_usage": True}}
 KINDS: dict[str, tuple[str, dict[str, Any]]] = {
     "chat": ("/chat/completions", _asked(transcripts.COUNT, **_USAGE)),
     "thoughts": ("/chat/completions", _asked(transcripts.STORY, **_USAGE)),
+    # Greedy but for the name: vLLM refuses several greedy choices.
+    "two choices": ("/chat/completions", _asked(transcripts.COUNT, n=2, temperature=0.001, **_USAGE)),
+    "penalties": (
+        "/chat/completions",
+        _asked(transcripts.COUNT, presence_penalty=0.05, frequency_penalty=0.02, **_USAGE),
+    ),
     "tools (auto)": ("/chat/completions", _asked(transcripts.ROWS, tools=_CHAT_TOOLS, **_USAGE)),
     "JSON schema": (
         "/chat/completions",
