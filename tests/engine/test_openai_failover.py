@@ -10,14 +10,22 @@ from typing import Any
 import pytest
 
 from settings import ROOT
+from store.token_log import log as token_log
 from testing.stack import Stack
+from testing.waiting import until
 from tests.conftest import require
 from tests.engine.failover import ask, both_ready, kill_worker_of, log_of
 
 _log = logging.getLogger(__name__)
 pytestmark = [pytest.mark.timeout(600)]
 
-_DEMO = {"modelPath": str(ROOT / "models" / "demo"), "enforceEager": True, "kvCacheMemoryBytes": 2**27}
+_CONTEXT = 1024
+_DEMO = {
+    "modelPath": str(ROOT / "models" / "demo"),
+    "enforceEager": True,
+    "kvCacheMemoryBytes": 2**27,
+    "maxModelLen": _CONTEXT,
+}
 #: Chunks that the client has got when the worker is killed.
 _KILL_AT = 12
 
@@ -91,6 +99,28 @@ def test_the_answer_goes_on(stack: Stack, kind: str, tmp_path: Path) -> None:
     assert all(len(ids) == 1 for ids, _, _ in struck.calls.values())
     pairs = zip(struck.measured, expected.measured, strict=True)
     assert max((abs((one or 0.0) - (other or 0.0)) for (_, one), (_, other) in pairs), default=0.0) < 0.1
+
+
+@pytest.mark.full
+def test_the_budget_is_that_of_the_whole_answer(stack: Stack) -> None:
+    """A prompt that just fits: what was delivered is neither asked for again nor counted as prompt."""
+    both_ready(stack)
+    [(prompt, _)] = ask(stack, {**_CHAT, "max_tokens": 1}).usages
+    body = {**_CHAT, **_LONG, "max_tokens": _CONTEXT - prompt}
+    expected = ask(stack, body)
+    assert expected.usages == [(prompt, _CONTEXT - prompt)] and expected.finish_reasons == ["length"]
+    both_ready(stack)
+    struck = ask(stack, body, _KILL_AT)
+    assert struck.same_words(expected), (struck, expected)
+    [(answer_id, _, _)] = struck.heads
+    request_id = f"gen-{answer_id.partition('-')[2]}"
+    until(lambda: (last := token_log.last(stack.client, request_id)) and last.terminal, 10, "its end is written")
+    end = token_log.last(stack.client, request_id)
+    assert end is not None
+    assert end.id.attempt == 2, "it was struck after its end"
+    # What is metered, once: the prompt, and what the client got.
+    usage = end.json()["usage"]
+    assert (usage["prompt_tokens"], usage["completion_tokens"]) == (prompt, _CONTEXT - prompt)
 
 
 @pytest.mark.parametrize("kill_at", [1, _KILL_AT, 150])
