@@ -6,15 +6,19 @@ from importlib.util import find_spec
 from typing import Any
 
 import httpx
-import jsonschema
 import pytest
 
 from testing import tool_model
 from testing.stack import KEY, Stack
 from testing.tool_model import transcripts
-from tests.conftest import require
 
 pytestmark = [pytest.mark.timeout(300)]
+
+if find_spec("vllm") is None:
+    pytest.skip("vLLM is not installed (bin/test installs it)", allow_module_level=True)
+
+# It comes with vLLM.
+import jsonschema  # noqa: E402
 
 _KIDS = {"type": "object", "properties": {"kids": {"type": "array", "items": {"$ref": "#/$defs/N"}}}}
 #: Schemas that agents' tools bring.
@@ -36,7 +40,6 @@ LEGAL = ("recursion", "several types")
 
 @pytest.fixture(scope="module")
 def stack(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Stack]:
-    require(find_spec("vllm") is not None, "vLLM is not installed (bin/test installs it)")
     stack = Stack(tmp_path_factory.mktemp("forms"), {"default": "tools", "models": {"tools": tool_model.ENTRY}})
     try:
         stack.start_web()
