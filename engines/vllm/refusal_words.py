@@ -40,10 +40,17 @@ def explain(body: Mapping[str, Any], message: str, param: str | None) -> tuple[s
         # Of the two, the number.
         param = "top_logprobs"
     if param is None:
-        words = message.replace(" ", "_")
-        named = [name for name in body if re.search(rf"(?:\b|_){re.escape(name)}(?:\b|_)", words)]
+        named = [name for name in body if _names(message, name)]
         param = named[0] if len(named) == 1 else None
     return message, param, None
+
+
+def _names(message: str, field: str) -> bool:
+    """Whether a message is about a field: a word like "model" or "stop" may be just a word of it."""
+    if "_" in field:
+        return re.search(rf"(?:\b|_){re.escape(field)}(?:\b|_)", message.replace(" ", "_")) is not None
+    name = re.escape(field)
+    return re.search(rf"^{name}\b|[`'\"]{name}[`'\"]|\b{name}=", message) is not None
 
 
 def _field(path: str) -> str:

@@ -23,6 +23,10 @@ LONG = "This model's maximum context length is 4096 tokens. However, your prompt
         ({**CHAT, "logprobs": True, "top_logprobs": 21}, "Requested 21, max 20", "logprobs", "top_logprobs", None),
         ({**CHAT, "structured_outputs": {}}, "one kind for structured outputs", None, "structured_outputs", None),
         ({"text_1": ["a", "b"], "text_2": ["a"]}, "Input lengths must be either 1:1, 1:N or N:N", None, "text_2", None),
+        ({**CHAT, "n": 0}, "n must be at least 1, got 0.", None, "n", None),
+        ({**CHAT, "stop": [""]}, "`stop` cannot contain an empty string", None, "stop", None),
+        # A word of the sentence.
+        ({**CHAT, "stop": "x"}, "This model cannot stop there", None, None, None),
         # Two fields are named, or none: nobody is blamed.
         ({**CHAT, "n": 2, "seed": 1}, "n and seed do not go together", None, None, None),
         (CHAT, "something else", None, None, None),
