@@ -28,7 +28,7 @@ LONG = "This model's maximum context length is 4096 tokens. However, your prompt
         # A word of the sentence.
         ({**CHAT, "stop": "x"}, "This model cannot stop there", None, None, None),
         # Two fields are named, or none: nobody is blamed.
-        ({**CHAT, "n": 2, "seed": 1}, "n and seed do not go together", None, None, None),
+        ({**CHAT, "top_k": 2, "min_p": 1}, "top_k and min_p do not go together", None, None, None),
         (CHAT, "something else", None, None, None),
     ],
 )  # fmt: skip
