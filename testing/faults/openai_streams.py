@@ -66,6 +66,21 @@ KINDS: dict[str, tuple[str, dict[str, Any]]] = {
 }
 
 
+#: Kinds that any model that chats can do, whatever it was taught, and the tokens that one of them may take.
+PLAIN = ("chat", "two choices", "penalties", "JSON schema", "completions", "messages", "responses")
+_PLAIN_TOKENS = 200
+
+
+def plain_bodies() -> dict[str, tuple[str, dict[str, Any]]]:
+    """Return what is asked of a model that knows no tools: the same, shorter."""
+    found = {}
+    for kind in PLAIN:
+        path, body = KINDS[kind]
+        limit = "max_output_tokens" if path == "/responses" else "max_tokens"
+        found[kind] = path, {**{k: v for k, v in body.items() if k != "tools"}, limit: _PLAIN_TOKENS}
+    return found
+
+
 @dataclass
 class Said:
     """What one stream said."""
@@ -152,9 +167,9 @@ class Said:
 class OpenAIStream:
     """One stream, followed to its end in the calling thread; :attr:`said` can be looked at meanwhile."""
 
-    def __init__(self, stack: Stack, kind: str) -> None:
+    def __init__(self, stack: Stack, kind: str, bodies: dict[str, tuple[str, dict[str, Any]]] = KINDS) -> None:
         self._stack = stack
-        self._path, body = KINDS[kind]
+        self._path, body = bodies[kind]
         self._body = {"model": "tools", "temperature": 0, "stream": True, **body}
         self.said = Said()
 
