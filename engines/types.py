@@ -1,6 +1,6 @@
 """What goes into an engine and what comes out, on the wire between front door and worker."""
 
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, fields
 from typing import Any, NamedTuple
 
 
@@ -28,7 +28,8 @@ class Sampling:
 
     def to_dict(self) -> dict[str, Any]:
         """Return what is set: an older version knows fewer names."""
-        return {name: value for name, value in asdict(self).items() if value not in (None, ())}
+        values = ((each.name, getattr(self, each.name)) for each in fields(self))
+        return {name: value for name, value in values if value not in (None, ())}
 
     @classmethod
     def from_dict(cls, values: dict[str, Any]) -> "Sampling":

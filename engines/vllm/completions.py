@@ -3,6 +3,7 @@
 from collections.abc import AsyncGenerator, AsyncIterator
 from typing import Any
 
+from engines.vllm.continuation import CURRENT_CALL
 from engines.vllm.internals import CompletionRequest, CompletionResponse, OpenAIServingCompletion, RequestOutput
 
 
@@ -39,7 +40,10 @@ class Completions(OpenAIServingCompletion):
 
 
 def _leave_out_new(output: RequestOutput) -> None:
+    call = CURRENT_CALL.get()
     for completion in output.outputs:
+        if call is not None:
+            call.uncount(len(completion.token_ids))
         completion.token_ids = []
         if completion.finish_reason == "stop":
             completion.finish_reason, completion.stop_reason = "length", None

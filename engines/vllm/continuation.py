@@ -18,7 +18,7 @@ from vllm.sampling_params import RequestOutputKind, SamplingParams
 
 from engines.types import Meter, Portion
 from engines.vllm.chunk_merging import MergingAsyncLLM, UnmergedCollector
-from engines.vllm.core_process import mark_delivered
+from engines.vllm.core_process import forget_delivered, mark_delivered
 from engines.vllm.internals import AsyncLLM, EngineCoreRequest, ReplayedRequest, RequestOutputCollector
 
 #: Ends that are not the answer's.
@@ -45,6 +45,8 @@ class CallTokens:
 
     def begin(self, parameters: SamplingParams) -> None:
         """A generation is begun for the call."""
+        # Ours is set behind this.
+        forget_delivered(parameters)
         self._generations += 1
         self.several = parameters.n > 1
         # Several prompts share one answer.
@@ -96,6 +98,10 @@ class CallTokens:
             return
         self._noted.append(Portion(tokens, reason, completion.stop_reason, completion.index))
 
+    def uncount(self, tokens: int) -> None:
+        """Tokens that the application does not tell are not the answer's."""
+        self._meter.completion_tokens -= tokens
+
     def take(self) -> tuple[Portion, ...]:
         """Return what was given to the application since the last call."""
         noted, self._noted = tuple(self._noted), []
@@ -116,6 +122,9 @@ class ContinuingAsyncLLM(MergingAsyncLLM):
         if call is None:
             return outputs
         call.begin(sampling_params)
+        if not self.resumes_exactly:
+            # It is made once more from the start, and goes on only where that says the same.
+            call.continuable, call.delivered = False, ()
         return noted(call, outputs)
 
     def encode(self, *args: Any, **kwargs: Any) -> Any:

@@ -61,11 +61,21 @@ def bound_white_space() -> None:
         return compile_schema(self, schema, **{"max_whitespace_cnt": MAX_BLANKS, **options})
 
     def grammar_from_json_schema(schema: Any, defaults: Any = None, **options: Any) -> Any:
+        if not (defaults or {}).get("whitespace_flexible", True):
+            # An operator wants none at all.
+            return make_grammar(schema, defaults=defaults, **options)
         pattern = rf"[\x20\x0A\x0D\x09]{{0,{MAX_BLANKS}}}"
         return make_grammar(schema, defaults={"whitespace_pattern": pattern, **(defaults or {})}, **options)
 
     compiler.compile_json_schema = compile_json_schema
     matcher.grammar_from_json_schema = staticmethod(grammar_from_json_schema)
+
+
+def forget_delivered(parameters: Any) -> None:
+    """Take the mark off what a client asked for: ``vllm_xargs`` of its body become extra arguments too."""
+    if parameters.extra_args and DELIVERED_ARGUMENT in parameters.extra_args:
+        others = {name: value for name, value in parameters.extra_args.items() if name != DELIVERED_ARGUMENT}
+        parameters.extra_args = others
 
 
 def mark_delivered(parameters: Any, count: int) -> Any:
@@ -91,7 +101,7 @@ def continue_requests() -> None:
     def from_engine_core_request(engine_request: Any, block_hasher: Any) -> Request:
         request = make_request(engine_request, block_hasher)
         count = _delivered(request.sampling_params)
-        if count and request.prompt_token_ids is not None:
+        if 0 < count < len(request.prompt_token_ids or ()):
             request._output_token_ids.extend(request.prompt_token_ids[-count:])
             request.prompt_token_ids = request.prompt_token_ids[:-count]
             request.num_prompt_tokens -= count
@@ -107,13 +117,15 @@ def continue_requests() -> None:
             start = _constrained_from(self, request, delivered)
             if start is not None:
                 request.structured_output_request.reasoning_ended = True
-                grammar.accept_tokens(request.request_id, delivered[start:])
+                if not grammar.accept_tokens(request.request_id, delivered[start:]):
+                    raise ValueError("what was delivered does not have the form that is asked for")
         return grammar
 
     def post_init(self: CachedRequestState) -> None:
         # vLLM's first model runner is told of new requests' prompts alone (``_tell_all_tokens``).
         count = _delivered(self.sampling_params)
-        if count and self.prompt_token_ids is not None and not self.output_token_ids:
+        if 0 < count < len(self.prompt_token_ids or ()) and not self.output_token_ids:
+            assert self.prompt_token_ids is not None
             self.output_token_ids = self.prompt_token_ids[-count:]
             self.prompt_token_ids = self.prompt_token_ids[:-count]
         keep_request(self)
@@ -154,7 +166,9 @@ def _constrained_from(manager: Any, request: Any, delivered: list[int]) -> int |
         return 0
     if reasoner.is_reasoning_end(prompt):
         return 0
-    for end in range(1, len(delivered) + 1):
-        if reasoner.is_reasoning_end_streaming(prompt + delivered[:end], delivered[end - 1 : end]):
-            return end
+    so_far = prompt
+    for count, token in enumerate(delivered, 1):
+        so_far.append(token)
+        if reasoner.is_reasoning_end_streaming(so_far, [token]):
+            return count
     return None

@@ -46,6 +46,7 @@ from engines.vllm.internals import (
     default_sampling_params,
     guard_cores,
     has_chat_template,
+    resumes_exactly,
     tokenize_chat,
     tokenize_text,
 )
@@ -160,14 +161,19 @@ class VllmEngine(Engine):
         if not self.spec.generates:
             raise InvalidRequest("wrong_task", "modelId", f"Model {self.spec.id!r} is for {self.spec.task!r}")
         adapter = await self._adapters.loaded(client, request.adapter)
-        prompt_ids = await self._tokenize(request)
+        try:
+            prompt_ids = await self._tokenize(request)
+        except VLLMValidationError as error:
+            # Of the chat template: two turns of one role, say.
+            raise InvalidRequest("invalid_value", "messages" if request.messages else "prompt", str(error)) from error
         limit = self._limit(request, len(prompt_ids))
         delivered_count = len(request.delivered)
         if delivered_count >= limit:
             yield Chunk("", (), "length", Usage(len(prompt_ids), delivered_count))
             return
-        parameters = sampling_params(request, self._default_sampling, limit)
-        if delivered_count:
+        exactly = resumes_exactly(client.vllm_config)
+        parameters = sampling_params(request, self._default_sampling, limit if exactly else limit - delivered_count)
+        if delivered_count and exactly:
             parameters = mark_delivered(parameters, delivered_count)
         outputs = client.generate(
             tokens_input([*prompt_ids, *request.delivered]),

@@ -11,6 +11,7 @@ from types import SimpleNamespace
 from typing import Any, NoReturn
 
 import vllm.envs
+from vllm.config import VllmConfig
 from vllm.engine.arg_utils import AsyncEngineArgs, EngineArgs
 from vllm.engine.protocol import EngineClient
 from vllm.entrypoints.anthropic.protocol import AnthropicCountTokensResponse, AnthropicMessagesResponse
@@ -88,6 +89,7 @@ __all__ = [
     "guard_cores",
     "known_parsers",
     "name_adapter",
+    "resumes_exactly",
     "tokenize_chat",
     "tokenize_text",
 ]
@@ -147,6 +149,14 @@ def default_sampling_params(client: EngineClient) -> dict[str, Any]:
     return {name: value for name, value in found.items() if name != "max_tokens"}
 
 
+def resumes_exactly(config: VllmConfig) -> bool:
+    """Whether an engine goes on with a request as after a preemption (``engines.vllm.core_process``).
+
+    vLLM's first model runner would have to be told in every process of a split model; its second one is.
+    """
+    return bool(config.use_v2_model_runner) or config.parallel_config.world_size == 1
+
+
 class HookedAsyncLLM(AsyncLLM):
     """``AsyncLLM`` that shows each request before it is sent, and so before outputs come: vLLM has no place for that.
 
@@ -158,6 +168,7 @@ class HookedAsyncLLM(AsyncLLM):
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
+        self.resumes_exactly = resumes_exactly(self.vllm_config)
         register, send = self.output_processor.add_request, self.engine_core.add_request_async
 
         def add(
@@ -252,7 +263,10 @@ class ReplayedRequest:
         reason = None if finish_reason is None else _FINISH_REASONS[finish_reason]
         # A stop string was found in the text; all other ends are the engine's.
         stopped = reason == FinishReason.STOP and not isinstance(stop_reason, str)
-        state.detokenizer.update(list(tokens), stopped)
+        found = state.detokenizer.update(list(tokens), stopped)
+        if isinstance(stop_reason, str):
+            # Which one it was is not kept.
+            stop_reason = found
         logprobs = state.logprobs_processor.logprobs
         if logprobs is not None:
             for token in tokens:

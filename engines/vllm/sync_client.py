@@ -115,6 +115,7 @@ class SyncEngineClient(EngineClient):
         call = CURRENT_CALL.get()
         if call is None:
             return outputs
+        call.begin(args[1] if len(args) > 1 else kwargs["sampling_params"])
         call.continuable = False
         return noted(call, outputs)
 

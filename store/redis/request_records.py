@@ -8,7 +8,7 @@ import base64
 import json
 import secrets
 import time
-from dataclasses import asdict, dataclass, field, fields
+from dataclasses import dataclass, field, fields
 from typing import Any
 
 import redis
@@ -84,7 +84,8 @@ class RequestRecord:
         return base64.b64decode(self.payload["body"])
 
     def to_json(self) -> str:
-        return json.dumps(asdict(self), ensure_ascii=False)
+        # Not copied deeply: a schema in it may be deep.
+        return json.dumps({name: getattr(self, name) for name in _FIELDS}, ensure_ascii=False)
 
     @classmethod
     def from_json(cls, text: str | bytes) -> "RequestRecord":

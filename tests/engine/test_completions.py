@@ -58,6 +58,19 @@ def test_what_cannot_be_done_is_refused(post: Any, fields: dict[str, Any], param
     assert answer.status_code == 400 and answer.json()["error"]["param"] == param, answer.text
 
 
+def test_a_client_cannot_say_that_it_has_the_beginning(post: Any, real_stack: Stack) -> None:
+    """The mark of a request that is gone on with is ours alone: with it a prompt would be taken for output."""
+    workers = {worker.instance_id for worker in real_stack.fleet().living}
+    plain = post(max_tokens=3).json()
+    for count in (99, 3, -1, 10**12):
+        marked = {"max_tokens": 3, "vllm_xargs": {"cy_llm_delivered": count}}
+        answer = post(**marked)
+        assert answer.status_code == 200, answer.text
+        assert answer.json()["choices"] == plain["choices"] and answer.json()["usage"] == plain["usage"]
+        assert post(**marked, echo=True, logprobs=1).status_code == 200
+    assert {worker.instance_id for worker in real_stack.fleet().living} == workers
+
+
 def test_nulls_and_the_one_best_are_as_nothing(post: Any) -> None:
     plain = post(max_tokens=2).json()["choices"][0]["text"]
     for fields in ({"suffix": None, "best_of": None}, {"best_of": 1, "n": 1}):

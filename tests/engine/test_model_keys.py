@@ -26,7 +26,10 @@ def stack(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Stack]:
     greedy = folder / "greedy"
     shutil.copytree(ROOT / "models" / "demo", greedy)
     (greedy / "generation_config.json").write_text(json.dumps({"do_sample": True, "temperature": 0.01}))
-    (folder / "shout.jinja").write_text("{% for m in messages %}{{ m.content | upper }}{% endfor %}")
+    (folder / "shout.jinja").write_text(
+        "{% for m in messages %}{% if m.role == 'system' %}{{ raise_exception('No system here') }}{% endif %}"
+        "{{ m.content | upper }}{% endfor %}"
+    )
     models = {
         "words": {**_DEMO, **_SHORT, "aliases": ["talk"], "chatTemplate": str(folder / "shout.jinja")},
         "own": {**_DEMO, **_SHORT, "modelPath": str(greedy), "generationDefaults": "model", "maxLogprobs": 2},
@@ -57,6 +60,16 @@ def test_the_template_of_the_model_file_is_used(stack: Stack, post: Any) -> None
     counts = [answer["usage"]["prompt_tokens"] for answer in (chat.json(), plain.json(), own)]
     # vLLM's completion endpoint may add the tokenizer's first token.
     assert counts[0] == counts[2] and counts[1] - counts[0] in (0, 1)
+
+
+def test_a_conversation_that_the_template_refuses(stack: Stack, post: Any) -> None:
+    messages = [{"role": "system", "content": "x"}, {"role": "user", "content": "y"}]
+    assert "No system here" in post("/chat/completions", model="words", messages=messages).json()["error"]["message"]
+    with stack.http() as native:
+        answer = native.post("/inference", json={"modelId": "words", "messages": messages})
+    assert answer.status_code == 400, answer.text
+    [detail] = answer.json()["error"]["details"]
+    assert detail["field"] == "messages" and "No system here" in detail["description"]
 
 
 def test_the_models_own_sampling_is_the_default_where_asked(stack: Stack, post: Any) -> None:

@@ -71,6 +71,13 @@ def body(messages: Any = COUNT, model: str = "tools", **generation: Any) -> dict
     return {"modelId": model, "messages": messages, "generation": values}
 
 
+def _deep(levels: int) -> dict[str, Any]:
+    schema: dict[str, Any] = {"type": "integer"}
+    for _ in range(levels // 2):
+        schema = {"type": "object", "properties": {"a": schema}}
+    return {"type": "json_schema", "json_schema": {"schema": schema}}
+
+
 def choice(http: httpx.Client, asked: dict[str, Any]) -> tuple[str, str]:
     answer = http.post("/inference", json=asked)
     assert answer.status_code == 200, answer.text
@@ -177,6 +184,8 @@ def test_sampling_reaches_the_engine(http: httpx.Client) -> None:
         ({"generation": {"minP": 1.5}}, "generation.minP"),
         ({"generation": {"seed": 2**63}}, "generation.seed"),
         ({"generation": {"presencePenalty": 3}}, "generation.presencePenalty"),
+        ({"generation": {"responseFormat": _deep(101)}}, "generation.responseFormat.json_schema.schema"),
+        ({"generation": {"responseFormat": _deep(900)}}, "generation.responseFormat.json_schema.schema"),
         ({"generation": {"responseFormat": {"type": "yaml"}}}, "generation.responseFormat.type"),
         ({"generation": {"responseFormat": {"type": "json_schema"}}}, "generation.responseFormat.json_schema"),
         (

@@ -140,10 +140,11 @@ def test_several_choices_go_on(stack: Stack, kill_at: int) -> None:
 
 
 @pytest.mark.full
-def test_of_several_choices_one_has_ended(stack: Stack) -> None:
-    """Each ends by itself: one of them before its worker dies."""
+@pytest.mark.parametrize("more", [{}, {"stop": ["time", "is", "的"]}], ids=["by itself", "by a stop string"])
+def test_of_several_choices_one_has_ended(stack: Stack, more: dict[str, Any]) -> None:
+    """Each has its own end: one of them before its worker dies."""
     both_ready(stack)
-    body: dict[str, Any] = {**_CHAT, "n": 3, "temperature": 1.5, "max_tokens": 400}
+    body: dict[str, Any] = {**_CHAT, "n": 3, "temperature": 1.5, "max_tokens": 400, **more}
     for seed in range(40):
         body["seed"], expected = seed, Choices()
         expected.read(stack, body)

@@ -12,6 +12,8 @@ from webapp.schemas.loading import Flag, Integer, Name, Number, StrictSchema, ca
 _MOST = 2**63 - 1
 #: Each is looked for in every new piece of text.
 _MAX_STOPS = 16
+#: Of a schema.
+_MAX_DEPTH = 100
 _SNAKE = {"trace_id": "traceId", "player_id": "playerId"}
 #: Names of the metadata, in both styles.
 _KNOWN = {"traceId", "tenant", "playerId", "locale", *_SNAKE}
@@ -45,12 +47,26 @@ class GenerationSchema(StrictSchema):
     responseFormat = fields.Nested(lambda: ResponseFormatSchema())
 
 
+def _require_shallow(schema: Any) -> None:
+    level = [schema]
+    for _ in range(_MAX_DEPTH):
+        level = [
+            part
+            for value in level
+            for part in (value.values() if isinstance(value, dict) else value)
+            if isinstance(part, dict | list)
+        ]
+        if not level:
+            return
+    raise ValidationError(f"Nested more than {_MAX_DEPTH} deep.")
+
+
 class JsonSchemaSchema(StrictSchema):
     """OpenAI's ``json_schema``."""
 
     name = fields.String()
     description = fields.String()
-    schema = fields.Dict(required=True)
+    schema = fields.Dict(required=True, validate=_require_shallow)
     strict = Flag()
 
 

@@ -82,7 +82,7 @@ def test_portions_of_one_choice_are_whole_numbers(portions: list[Portion]) -> No
 def test_a_stop_token_is_kept_and_a_stop_string_found_again() -> None:
     by_token, by_string = Portion((1, 2), "stop", 2), Portion((3,), "stop", "end")
     assert decode_portions(encode_portions([by_token])) == (by_token,)
-    assert decode_portions(encode_portions([by_string])) == (Portion((3,), "stop"),)
+    assert decode_portions(encode_portions([by_string])) == (Portion((3,), "stop", ""),)
     with pytest.raises(ValueError, match="must begin first"):
         decode_portions("1")
 
