@@ -39,7 +39,9 @@ _ROWS = {
     "required": ["rows"],
     "additionalProperties": False,
 }
-_FORM = {"type": "json_schema", "json_schema": {"name": "s", "strict": True, "schema": _ROWS}}
+#: Without a place for blanks, which are bounded here and not there.
+_WORD = {"enum": ["red", "green"]}
+_FORM = {"type": "json_schema", "json_schema": {"name": "s", "strict": True, "schema": _WORD}}
 _CALLED = [
     {"role": "user", "content": transcripts.CALLS},
     {
@@ -168,7 +170,7 @@ GOOD = [
     response("instructions", "hm", instructions="Be brief."),
     response("calls", transcripts.CALLS, tools=_FLAT),
     response("a required call", transcripts.NO_ARGUMENTS, tools=_FLAT, tool_choice="required"),
-    response("a form", text={"format": {"type": "json_schema", "name": "s", "strict": True, "schema": _ROWS}}),
+    response("a form", text={"format": {"type": "json_schema", "name": "s", "strict": True, "schema": _WORD}}),
     response("cut", max_output_tokens=20),
     response("metadata", "hm", metadata={"k": "v"}, user="u"),
     message("greedy"),
