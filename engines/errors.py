@@ -25,6 +25,10 @@ class EngineDead(EngineError):
     """The engine stopped working; its worker must be replaced."""
 
 
+class CannotContinue(EngineError):
+    """Part of an answer was delivered that cannot be gone on with exactly."""
+
+
 class InvalidRequest(EngineError):
     """The request can never be served as it is.
 

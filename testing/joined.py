@@ -10,14 +10,14 @@ def joined(path: str, stream: str) -> dict[str, Any]:
     return _JOINERS[path](list(_documents(stream)))
 
 
-def told(path: str, whole: dict[str, Any]) -> dict[str, Any]:
+def as_joined(path: str, whole: dict[str, Any]) -> dict[str, Any]:
     """Return a whole answer as :func:`joined` returns it."""
     if path == "/v1/chat/completions":
         return {"choices": [_message(choice) for choice in whole["choices"]], "usage": _without_nulls(whole["usage"])}
     if path == "/v1/completions":
         choices = [{name: choice[name] for name in ("text", "finish_reason")} for choice in whole["choices"]]
-        for choice, told_choice in zip(whole["choices"], choices, strict=True):
-            told_choice["logprobs"] = _lists(choice.get("logprobs"))
+        for choice, described in zip(whole["choices"], choices, strict=True):
+            described["logprobs"] = _lists(choice.get("logprobs"))
         return {"choices": choices, "usage": _without_nulls(whole["usage"])}
     if path == "/v1/responses":
         return _response(whole)

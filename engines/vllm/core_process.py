@@ -10,11 +10,10 @@ from collections.abc import Callable
 from typing import Any
 
 from child_process import die_with_parent
+from engines.vllm.json_blanks import bound_blanks
 
 #: ``SamplingParams.extra_args``: how many tokens at the end of the prompt are the answer's beginning.
 DELIVERED_ARGUMENT = "cy_llm_delivered"
-#: Blanks between two parts of JSON: enough for a line break and eight steps of four.
-MAX_BLANKS = 33
 
 
 class CoreStart:
@@ -34,7 +33,7 @@ class CoreStart:
         from vllm.v1.engine.core import EngineCoreProc
 
         continue_requests()
-        bound_white_space()
+        bound_blanks()
         run = self.original or EngineCoreProc.run_engine_core
         run(*args, **kwargs)
 
@@ -42,33 +41,6 @@ class CoreStart:
 def _arrive(worker: int) -> CoreStart:
     die_with_parent(parent=worker)
     return CoreStart()
-
-
-def bound_white_space() -> None:
-    """Let JSON that is asked for have a bounded number of blanks between its parts.
-
-    Their grammars allow any number, and a model that is stuck writes nothing else until ``max_tokens``. vLLM can forbid
-    blanks altogether, which is not how models write JSON.
-    """
-    import llguidance
-    import xgrammar
-
-    compiler: Any = xgrammar.GrammarCompiler
-    matcher: Any = llguidance.LLMatcher
-    compile_schema, make_grammar = compiler.compile_json_schema, matcher.grammar_from_json_schema
-
-    def compile_json_schema(self: Any, schema: Any, **options: Any) -> Any:
-        return compile_schema(self, schema, **{"max_whitespace_cnt": MAX_BLANKS, **options})
-
-    def grammar_from_json_schema(schema: Any, defaults: Any = None, **options: Any) -> Any:
-        if not (defaults or {}).get("whitespace_flexible", True):
-            # An operator wants none at all.
-            return make_grammar(schema, defaults=defaults, **options)
-        pattern = rf"[\x20\x0A\x0D\x09]{{0,{MAX_BLANKS}}}"
-        return make_grammar(schema, defaults={"whitespace_pattern": pattern, **(defaults or {})}, **options)
-
-    compiler.compile_json_schema = compile_json_schema
-    matcher.grammar_from_json_schema = staticmethod(grammar_from_json_schema)
 
 
 def forget_delivered(parameters: Any) -> None:
@@ -145,9 +117,8 @@ def _tell_all_tokens() -> None:
     def from_request(request: Any, block_ids: Any, prefill_token_ids: Any = None, **options: Any) -> NewRequestData:
         data = describe(request, block_ids, prefill_token_ids, **options)
         if prefill_token_ids is None and _delivered(request.sampling_params):
-            data.prompt_token_ids = list(request.all_token_ids)[
-                : request.num_prompt_tokens + _delivered(request.sampling_params)
-            ]
+            # Nothing has come of it yet but those.
+            data.prompt_token_ids = list(request.all_token_ids)
         return data
 
     NewRequestData.from_request = from_request

@@ -1,4 +1,4 @@
-"""What both vLLM engines share: prompts, sampling, chunks and the OpenAI surface.
+"""What both vLLM engines share: how they start and end, sleep, and answer the calls of ``/v1``.
 
 They differ in the ``EngineClient`` underneath, which a subclass makes.
 """
@@ -15,8 +15,6 @@ from typing import Any
 
 from vllm.engine.arg_utils import AsyncEngineArgs
 from vllm.engine.protocol import EngineClient
-from vllm.inputs import tokens_input
-from vllm.outputs import RequestOutput
 
 from engines.base import Engine
 from engines.errors import EngineDead, EngineError, EngineStartError, InvalidRequest, OutOfMemory
@@ -29,32 +27,22 @@ from engines.types import (
     HttpCall,
     HttpPart,
     HttpStart,
-    Usage,
 )
 from engines.vllm.adapters import AdapterTable
 from engines.vllm.arguments import chat_template_text, engine_arguments
 from engines.vllm.chat import CHAT_PATH, Thoughts
-from engines.vllm.core_process import mark_delivered
 from engines.vllm.cpu import prepare_cpu
 from engines.vllm.embeddings import without_own_size
 from engines.vllm.form_check import FormCheck
+from engines.vllm.generation import Generation
 from engines.vllm.internals import (
     EngineDeadError,
-    EngineGenerateError,
-    VLLMValidationError,
     cache_environment,
-    default_sampling_params,
     guard_cores,
-    has_chat_template,
-    resumes_exactly,
-    tokenize_chat,
-    tokenize_text,
 )
 from engines.vllm.logging import EngineLog
 from engines.vllm.openai_answer import OpenAIAnswers, is_error, may_refuse_late, names_to_replace
 from engines.vllm.openai_app import OpenAIApp
-from engines.vllm.resume import ResumedText
-from engines.vllm.sampling import FORM, refused, sampling_params
 from engines.vllm.starter import StarterThread
 from engines.vllm.stats import LoadStats
 from engines.vllm.tuning import is_memory_failure, start_with_tuning
@@ -78,9 +66,7 @@ class VllmEngine(Engine):
         self._openai_app: OpenAIApp | None = None
         self._answers: OpenAIAnswers | None = None
         self._adapters = AdapterTable(spec)
-        self._template: str | None = None
-        #: The model's own values, for what a request leaves open.
-        self._default_sampling: dict[str, Any] = {}
+        self._generation: Generation | None = None
         self._load = LoadStats()
         self._engine_log = EngineLog()
         self._processes: list[multiprocessing.process.BaseProcess] = []
@@ -98,11 +84,13 @@ class VllmEngine(Engine):
         prepare_cpu()
         guard_cores()
         require_fetched(self.spec)
-        self._template = chat_template_text(self.spec)
+        template = chat_template_text(self.spec)
         self._client, self.spec = await start_with_tuning(self.spec, self._try)
-        self._default_sampling = default_sampling_params(self._client)
         self._openai_app = await OpenAIApp.create(self._client, self.spec)
-        self._answers = OpenAIAnswers(FormCheck(self._require_client().renderer.tokenizer))
+        client = self._require_client()
+        check = FormCheck(client.renderer.tokenizer)
+        self._answers = OpenAIAnswers(check)
+        self._generation = Generation(client, self.spec, template, check)
         self.warming = True
         await warm_up(self.spec, self._openai_app)
         cache_environment()
@@ -161,55 +149,10 @@ class VllmEngine(Engine):
         if not self.spec.generates:
             raise InvalidRequest("wrong_task", "modelId", f"Model {self.spec.id!r} is for {self.spec.task!r}")
         adapter = await self._adapters.loaded(client, request.adapter)
-        try:
-            prompt_ids = await self._tokenize(request)
-        except VLLMValidationError as error:
-            # Of the chat template: two turns of one role, say.
-            raise InvalidRequest("invalid_value", "messages" if request.messages else "prompt", str(error)) from error
-        limit = self._limit(request, len(prompt_ids))
-        delivered_count = len(request.delivered)
-        if delivered_count >= limit:
-            yield Chunk("", (), "length", Usage(len(prompt_ids), delivered_count))
-            return
-        exactly = resumes_exactly(client.vllm_config)
-        parameters = sampling_params(request, self._default_sampling, limit if exactly else limit - delivered_count)
-        if delivered_count and exactly:
-            parameters = mark_delivered(parameters, delivered_count)
-        outputs = client.generate(
-            tokens_input([*prompt_ids, *request.delivered]),
-            parameters,
-            request.request_id,
-            lora_request=adapter,
-            # vLLM serves the lowest number first.
-            priority=-request.priority,
-        )
-        resumed = ResumedText(client, prompt_ids, parameters, request.delivered) if delivered_count else None
-        usage = Usage(len(prompt_ids), delivered_count)
-        if resumed is not None and resumed.stopped:
-            yield Chunk("", (), "stop", usage)
-            return
-        try:
-            async with aclosing(outputs):
-                async for output in outputs:
-                    chunk = _chunk(output, usage)
-                    usage = chunk.usage
-                    if chunk.finish_reason == "error":
-                        raise await self._failure(request)
-                    if resumed is not None:
-                        chunk = resumed.next(chunk, output.outputs[0].stop_reason)
-                    yield chunk
-                    if chunk.finish_reason is not None:
-                        return
-        except VLLMValidationError as error:
-            raise refused(request, error) from error
-        except EngineDeadError as error:
-            raise EngineDead(f"the engine of model {self.spec.id!r} stopped working") from error
-        except EngineGenerateError as error:
-            if client.errored:
-                raise EngineDead(f"the engine of model {self.spec.id!r} stopped working") from error
-            if request.sampling.response_format is not None:
-                raise await self._failure(request) from error
-            raise EngineError(f"the engine of model {self.spec.id!r} failed: {error.__cause__ or error}") from error
+        assert self._generation is not None
+        async with aclosing(self._generation.generate(request, adapter)) as chunks:
+            async for chunk in chunks:
+                yield chunk
 
     async def openai(self, call: HttpCall) -> AsyncGenerator[HttpStart | HttpPart, None]:
         client = self._require_client()
@@ -275,53 +218,3 @@ class VllmEngine(Engine):
         if self._client is None or self._client.errored:
             raise EngineDead(f"the engine of model {self.spec.id!r} is not running")
         return self._client
-
-    async def _tokenize(self, request: GenerateRequest) -> list[int]:
-        client = self._require_client()
-        can_chat = self._template is not None or has_chat_template(client)
-        if request.messages and not can_chat:
-            description = f"Model {self.spec.id!r} has no chat template: give it a 'prompt', or a template in its entry"
-            raise InvalidRequest("unsupported_content", "messages", description)
-        if request.messages or (self.spec.prompt_format == "chat" and can_chat):
-            messages = list(request.messages) or [{"role": "user", "content": request.prompt}]
-            return await tokenize_chat(client, messages, self._template)
-        return await tokenize_text(client, request.prompt)
-
-    def _limit(self, request: GenerateRequest, prompt_tokens: int) -> int:
-        """Return how many tokens the whole answer may have, or raise ``InvalidRequest``."""
-        context = self.info().max_model_len
-        room = context - prompt_tokens
-        if room < 1:
-            raise InvalidRequest(
-                "prompt_too_long",
-                "messages" if request.messages else "prompt",
-                f"The prompt has {prompt_tokens} tokens; the model's context holds {context}, the answer included",
-            )
-        wanted = request.sampling.max_new_tokens
-        if wanted is None:
-            default = self.spec.default_max_tokens
-            return room if isinstance(default, str) else min(default, room)
-        if wanted > room:
-            raise InvalidRequest(
-                "out_of_range",
-                "generation.maxNewTokens",
-                f"{wanted} is too large: after a prompt of {prompt_tokens} tokens "
-                f"the model's context of {context} has room for {room}",
-            )
-        return wanted
-
-    async def _failure(self, request: GenerateRequest) -> Exception:
-        """Return why the engine gave an answer up: the form that was asked for, where that cannot be had."""
-        assert self._answers is not None
-        fault = await self._answers.find_fault({"response_format": request.sampling.response_format})
-        if fault is None:
-            return EngineError(f"the engine of model {self.spec.id!r} failed")
-        return InvalidRequest("invalid_schema", FORM, f"The form that is asked for cannot be used: {fault[1]}")
-
-
-def _chunk(output: RequestOutput, delivered_count: Usage) -> Chunk:
-    """Map one DELTA output; ``delivered_count`` counts what came before it."""
-    [completion] = output.outputs
-    tokens = tuple(completion.token_ids)
-    usage = Usage(delivered_count.prompt_tokens, delivered_count.completion_tokens + len(tokens))
-    return Chunk(completion.text, tokens, completion.finish_reason if output.finished else None, usage)

@@ -5,14 +5,18 @@ error". Then, and only then, the form is compiled here once more, by the same li
 from the engine's.
 """
 
+import asyncio
 import json
 import re
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import Any
 
 import xgrammar
 
+#: How long a form may take to be judged. Seconds.
+_JUDGE_SECONDS = 5.0
 #: Where the library says that it stands in its own sources.
 _PLACE = re.compile(r"^\[[0-9:]+\] \S+:\d+: ")
 #: Fields that take tokens away, and may take away what a form needs.
@@ -36,6 +40,16 @@ class FormCheck:
     def __init__(self, tokenizer: Any) -> None:
         self._tokenizer = tokenizer
         self._compiler: xgrammar.GrammarCompiler | None = None
+        # One at a time, beside all other work: a hostile form takes long.
+        self._judge = ThreadPoolExecutor(1, thread_name_prefix="form-check")
+
+    async def judge(self, body: dict[str, Any]) -> tuple[str, str] | None:
+        """As :meth:`fault`, beside the loop; a form that cannot be judged in time has no fault."""
+        judged = asyncio.get_running_loop().run_in_executor(self._judge, self.fault, body)
+        try:
+            return await asyncio.wait_for(asyncio.shield(judged), _JUDGE_SECONDS)
+        except TimeoutError:
+            return None
 
     def fault(self, body: dict[str, Any]) -> tuple[str, str] | None:
         """Return the field and what is wrong with the form in it; None where all forms are fine. Blocks."""

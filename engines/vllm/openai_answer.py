@@ -1,9 +1,7 @@
 """What is changed in an answer of vLLM's OpenAI application: the model's name, and errors in OpenAI's words."""
 
-import asyncio
 import json
 from collections.abc import AsyncGenerator
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from typing import Any
 
@@ -11,8 +9,6 @@ from engines.types import HttpCall, HttpPart, HttpStart
 from engines.vllm.form_check import FormCheck
 from engines.vllm.refusal_words import explain
 
-#: How long a form may take to be judged. Seconds.
-_JUDGE_SECONDS = 5.0
 _MODEL = b'"model":"'
 _DATA = b"data: "
 #: How the event of an error begins: with OpenAI, and with Anthropic.
@@ -28,8 +24,6 @@ class OpenAIAnswers:
 
     def __init__(self, check: FormCheck) -> None:
         self._check = check
-        # One at a time, beside all other work: a hostile form takes long.
-        self._judge = ThreadPoolExecutor(1, thread_name_prefix="form-check")
 
     async def refusal(
         self, call: HttpCall, head: HttpStart, parts: AsyncGenerator[HttpStart | HttpPart, None]
@@ -61,19 +55,10 @@ class OpenAIAnswers:
         status, document = await self._explain(call, code if isinstance(code, int) and code >= 400 else 500, error)
         return HttpStart(status, "application/json"), encode(document)
 
-    async def find_fault(self, body: dict[str, Any]) -> tuple[str, str] | None:
-        """Return the field and the fault of a form that a body asks for; one that cannot be judged in time has none."""
-        loop = asyncio.get_running_loop()
-        judged = loop.run_in_executor(self._judge, self._check.fault, body)
-        try:
-            return await asyncio.wait_for(asyncio.shield(judged), _JUDGE_SECONDS)
-        except TimeoutError:
-            return None
-
     async def _explain(self, call: HttpCall, status: int, error: dict[str, Any]) -> tuple[int, dict[str, Any]]:
         """Return the status and the document of a failure, found out to be the client's where it is."""
         if status >= 500 or any(words in str(error.get("message")) for words in _UNTOLD):
-            fault = await self.find_fault(json.loads(call.body))
+            fault = await self._check.judge(json.loads(call.body))
             if fault is not None:
                 field, why = fault
                 message = f"The form that is asked for in '{field}' cannot be used: {why}"

@@ -1,4 +1,4 @@
-"""How fast an answer came, for clients that ask: the time to its first token, and tokens a second behind it."""
+"""How fast an answer came, for clients that ask: the time to its first token, and tokens a second after it."""
 
 import time
 from typing import Any
@@ -28,9 +28,9 @@ class Performance:
 
     def report(self) -> dict[str, Any]:
         """Return ``ttft_ms``, ``tps`` (None where there was nothing to measure) and ``trace_id``."""
-        behind = self._tokens - self._first_tokens
+        later_tokens = self._tokens - self._first_tokens
         first = self._first_at - self._arrived if self._first_at else None
-        return _described(first, behind, self._last_at - self._first_at, self._trace_id)
+        return _described(first, later_tokens, self._last_at - self._first_at, self._trace_id)
 
     def report_of(self, end: dict[str, Any], opened: float | None) -> dict[str, Any]:
         """The same of an answer that came as a whole, by what its worker measured.

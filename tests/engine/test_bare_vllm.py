@@ -14,7 +14,7 @@ import pytest
 from settings import ROOT
 from testing import tool_model
 from testing.bare_vllm import BareVllm
-from testing.joined import joined, told
+from testing.joined import as_joined, joined
 from testing.stack import KEY, Stack
 from tests.conftest import require
 from tests.engine import paired_bodies
@@ -161,11 +161,11 @@ def test_answers_are_equal(pair: Pair, body: Body) -> None:
     found = plain(joined(body.path, our_stream.text))
     # The stream tells what the whole answer tells, and what vLLM's stream tells.
     if body.name not in VLLM_ITSELF_DIFFERS:
-        assert found == plain(told(body.path, ours.json()))
-    assert found == plain(told_by_stream(body, their_stream.text))
+        assert found == plain(as_joined(body.path, ours.json()))
+    assert found == plain(joined_vllm_stream(body, their_stream.text))
 
 
-def told_by_stream(body: Body, stream: str) -> dict[str, Any]:
+def joined_vllm_stream(body: Body, stream: str) -> dict[str, Any]:
     answer = joined(body.path, stream)
     return mended(body, answer) if body.path in (RESPONSES, COMPLETIONS) else answer
 

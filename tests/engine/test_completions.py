@@ -6,7 +6,7 @@ from typing import Any
 import httpx
 import pytest
 
-from testing.joined import joined, told
+from testing.joined import as_joined, joined
 from testing.stack import KEY, Stack
 
 PATH = "/v1/completions"
@@ -37,7 +37,7 @@ def test_echo_with_logprobs_scores_the_prompt(post: Any, new: int) -> None:
     assert lists["token_logprobs"][0] is None and all(value <= 0 for value in lists["token_logprobs"][1:])
     assert lists["text_offset"] == sorted(lists["text_offset"]) and lists["text_offset"][0] == 0
     streamed = post(**fields, stream=True, stream_options={"include_usage": True})
-    assert joined(PATH, streamed.text) == told(PATH, whole)
+    assert joined(PATH, streamed.text) == as_joined(PATH, whole)
 
 
 @pytest.mark.parametrize(

@@ -78,5 +78,5 @@ def test_in_the_middle_it_is_an_event(stack: Stack, raw: httpx.Client, path: str
         case _:
             assert last["type"] == "response.failed" and last["response"]["status"] == "failed"
             assert last["sequence_number"] == len(documents) - 1
-            told = raw.get(f"/responses/{last['response']['id']}").json()
-            assert (told["status"], told["error"]["code"]) == ("failed", "server_error")
+            kept = raw.get(f"/responses/{last['response']['id']}").json()
+            assert (kept["status"], kept["error"]["code"]) == ("failed", "server_error")

@@ -156,14 +156,14 @@ def test_an_answer_has_a_form(http: httpx.Client, model: str) -> None:
 def test_sampling_reaches_the_engine(http: httpx.Client) -> None:
     story = [{"role": "user", "content": "hm"}]
 
-    def told(**values: Any) -> str:
+    def sampled(**values: Any) -> str:
         return choice(http, body(story, **{"temperature": 2.0, "topP": 1.0, "maxNewTokens": 60, **values}))[0]
 
-    greedy = told(temperature=0)
-    assert told(topK=1) == told(minP=1.0) == greedy
-    assert told(seed=5) == told(seed=5) and len({told(seed=seed) for seed in range(4)}) > 1
+    greedy = sampled(temperature=0)
+    assert sampled(topK=1) == sampled(minP=1.0) == greedy
+    assert sampled(seed=5) == sampled(seed=5) and len({sampled(seed=seed) for seed in range(4)}) > 1
     for name in ("presencePenalty", "frequencyPenalty"):
-        assert told(seed=5, maxNewTokens=200, **{name: 2.0}) != told(seed=5, maxNewTokens=200)
+        assert sampled(seed=5, maxNewTokens=200, **{name: 2.0}) != sampled(seed=5, maxNewTokens=200)
 
 
 @pytest.mark.parametrize(

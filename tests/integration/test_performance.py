@@ -65,8 +65,8 @@ def test_streams_of_v1_are_measured_by_their_readers(fake_stack: Stack) -> None:
         assert refused.status_code == 400 and refused.json()["error"]["param"] == "include_performance"
         # The fake engine measures nothing.
         answer = http.post("/chat/completions", json=body)
-        told = answer.json()["performance"]
-        assert told == {"ttft_ms": None, "tps": None, "trace_id": answer.headers["x-request-id"]}
+        performance = answer.json()["performance"]
+        assert performance == {"ttft_ms": None, "tps": None, "trace_id": answer.headers["x-request-id"]}
 
 
 def test_of_what_a_worker_measured() -> None:

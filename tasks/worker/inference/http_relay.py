@@ -8,6 +8,7 @@ from contextlib import aclosing
 from dataclasses import replace
 
 from engines.base import Engine
+from engines.errors import CannotContinue
 from engines.types import HttpCall, HttpPart, HttpStart, Usage
 from store.token_log import outcomes
 from store.token_log.log import LogSnapshot
@@ -21,10 +22,6 @@ log = logging.getLogger(__name__)
 #: How an error begins in a stream: with OpenAI, and with Anthropic.
 _ERROR_EVENTS = (b'data: {"error"', b"event: error\n")
 _STREAM = "text/event-stream"
-
-
-class CannotContinue(Exception):
-    """Part of an answer was delivered that no other worker can continue exactly."""
 
 
 async def relay(

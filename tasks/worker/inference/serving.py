@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from engines.base import Engine
-from engines.errors import EngineDead, InvalidRequest
+from engines.errors import CannotContinue, EngineDead, InvalidRequest
 from engines.types import GenerateRequest, HttpCall, Sampling
 from settings import Settings
 from store.errors import Superseded
@@ -22,7 +22,7 @@ from store.token_log.outcomes import Code, Detail, Failure
 from store.token_log.writer import LogWriter
 from tasks.worker.engine_host import EngineHost
 from tasks.worker.inference.active_requests import ActiveRequest, StopReason
-from tasks.worker.inference.http_relay import CannotContinue, relay
+from tasks.worker.inference.http_relay import relay
 from tasks.worker.inference.kept_response import KeptResponse
 
 log = logging.getLogger(__name__)
