@@ -123,10 +123,12 @@ class HttpCall:
     adapter: str | None = None
     #: What the answer calls the model; None leaves the name that the body has.
     asked_name: str | None = None
-    #: What the delivered part of a stream was made of; the answer goes on after it.
+    #: What the delivered part of a stream, or the unfinished one of a whole answer, was made of; it goes on after it.
     delivered: tuple[Portion, ...] = ()
     #: What the engine counts while it answers.
     meter: Meter = field(default_factory=Meter, compare=False)
+    #: What it had made of an answer that comes as a whole, where that was stopped: ``delivered`` of the next call.
+    unfinished: list[Portion] = field(default_factory=list, compare=False)
 
 
 class HttpPart(NamedTuple):

@@ -8,6 +8,8 @@ the delivered tokens, as behind a preemption (``engines.vllm.core_process``): th
 While an answer is made, each portion is noted for the log with the part of the answer that came of it.
 """
 
+import asyncio
+import logging
 from collections.abc import AsyncGenerator, Sequence
 from contextvars import ContextVar
 from copy import copy
@@ -16,11 +18,21 @@ from typing import Any
 from vllm.outputs import PoolingRequestOutput, RequestOutput
 from vllm.sampling_params import RequestOutputKind, SamplingParams
 
-from engines.types import Meter, Portion
+from engines.types import HttpCall, Portion
 from engines.vllm.chunk_merging import MergingAsyncLLM, UnmergedCollector
 from engines.vllm.core_process import forget_delivered, mark_delivered
-from engines.vllm.internals import AsyncLLM, EngineCoreRequest, ReplayedRequest, RequestOutputCollector
+from engines.vllm.internals import (
+    AsyncLLM,
+    EngineCoreRequest,
+    ReplayedRequest,
+    RequestOutputCollector,
+    unread_output,
+)
 
+log = logging.getLogger(__name__)
+
+#: How long a generation may take to end that was stopped. Seconds.
+_STOP_SECONDS = 5.0
 #: Ends that are not the answer's.
 _BROKEN_OFF = ("abort", "error")
 
@@ -28,11 +40,12 @@ _BROKEN_OFF = ("abort", "error")
 class CallTokens:
     """The tokens of one call: those that were delivered before, and those that its answer is being made of."""
 
-    def __init__(self, delivered: tuple[Portion, ...], meter: Meter, unmerged: bool = False) -> None:
-        self.delivered = delivered
+    def __init__(self, call: HttpCall, unmerged: bool = False) -> None:
+        self.delivered = call.delivered
         #: Whether the application must get each output by itself.
         self.unmerged = unmerged
-        self._meter = meter
+        self._meter = call.meter
+        self._unfinished = call.unfinished
         self._noted: list[Portion] = []
         self._generations = 0
         #: Whether outputs may hold several choices.
@@ -41,7 +54,14 @@ class CallTokens:
         self.outputs: list[RequestOutput] = []
         self.continuable = True
         self._replayed: dict[str, tuple[int, ReplayedRequest]] = {}
+        #: Where outputs come, until the delivered ones are out.
         self._queue: RequestOutputCollector | None = None
+        #: Where the one output of an answer comes that is made as a whole.
+        self._whole: RequestOutputCollector | None = None
+        self._keeps_unfinished = False
+        #: Generations that the application reads.
+        self._running = 0
+        self._idle = asyncio.Event()
 
     def begin(self, parameters: SamplingParams) -> None:
         """A generation is begun for the call."""
@@ -49,15 +69,21 @@ class CallTokens:
         forget_delivered(parameters)
         self._generations += 1
         self.several = parameters.n > 1
+        whole = parameters.output_kind != RequestOutputKind.DELTA
         # Several prompts share one answer.
-        whole = self.several and parameters.output_kind != RequestOutputKind.DELTA
-        if self._generations > 1 or whole or parameters.prompt_logprobs is not None:
+        if self._generations > 1 or (self.several and whole) or parameters.prompt_logprobs is not None:
             self.continuable = False
+        # The measures of its tokens would be lost.
+        self._keeps_unfinished = whole and parameters.logprobs is None
 
     def register(
         self, client: AsyncLLM, request: EngineCoreRequest, choice: int, queue: RequestOutputCollector
     ) -> None:
         """The engine has one more request for the call."""
+        if self._keeps_unfinished:
+            self._whole = queue
+        if not self.delivered:
+            return
         self._replayed[request.request_id] = (choice, ReplayedRequest(client, request.request_id))
         self._queue = queue
 
@@ -75,6 +101,9 @@ class CallTokens:
         if self.outputs[-1].finished:
             # Nothing will come of the engine, which the others could be given out with.
             queue.put(self.outputs.pop())
+        if self._whole is not None:
+            # The last output has all of it.
+            self.outputs = []
 
     def count_prompt(self, output: RequestOutput | PoolingRequestOutput[Any]) -> None:
         """The application is given the first output of a prompt."""
@@ -101,6 +130,41 @@ class CallTokens:
     def uncount(self, tokens: int) -> None:
         """Tokens that the application does not tell are not the answer's."""
         self._meter.completion_tokens -= tokens
+
+    def start(self) -> None:
+        """The application begins to read a generation."""
+        self._running += 1
+
+    def end(self) -> None:
+        """A generation has come to its end, or was stopped."""
+        self._running -= 1
+        if not self._running:
+            self._idle.set()
+        self._keep_unfinished()
+
+    async def stopped(self) -> None:
+        """Wait until no generation is read any more; the application ends them behind its client's back."""
+        if not self._running:
+            return
+        self._idle.clear()
+        try:
+            async with asyncio.timeout(_STOP_SECONDS):
+                await self._idle.wait()
+        except TimeoutError:
+            log.error("A generation that was stopped does not end within %.0f s", _STOP_SECONDS)
+
+    def _keep_unfinished(self) -> None:
+        """Keep what the engine had made of a whole answer."""
+        output = None if self._whole is None else unread_output(self._whole)
+        if output is None or not self.continuable:
+            return
+        [completion] = output.outputs
+        if not completion.token_ids:
+            return
+        self.count_prompt(output)
+        self._meter.completion_tokens += len(completion.token_ids)
+        reason = None if completion.finish_reason in _BROKEN_OFF else completion.finish_reason
+        self._unfinished[:] = [Portion(tuple(completion.token_ids), reason, completion.stop_reason)]
 
     def take(self) -> tuple[Portion, ...]:
         """Return what was given to the application since the last call."""
@@ -139,7 +203,7 @@ class ContinuingAsyncLLM(MergingAsyncLLM):
         if call is not None and call.unmerged:
             UnmergedCollector.attach(queue)
         super().on_registered(request, choice, queue)
-        if call is not None and call.delivered:
+        if call is not None:
             call.register(self, request, choice, queue)
 
     def before_sent(self, request: EngineCoreRequest) -> EngineCoreRequest | None:
@@ -151,6 +215,7 @@ class ContinuingAsyncLLM(MergingAsyncLLM):
 async def noted(call: CallTokens, outputs: AsyncGenerator[RequestOutput, None]) -> AsyncGenerator[RequestOutput, None]:
     """Yield an engine's outputs, those that were delivered before first, and note each for the call."""
     begun = False
+    call.start()
     try:
         async for output in outputs:
             if not begun:
@@ -170,6 +235,7 @@ async def noted(call: CallTokens, outputs: AsyncGenerator[RequestOutput, None]) 
             yield output
     finally:
         await outputs.aclose()
+        call.end()
 
 
 def _by_choice(output: RequestOutput) -> list[RequestOutput]:
@@ -184,6 +250,7 @@ def _by_choice(output: RequestOutput) -> list[RequestOutput]:
 async def _counted(
     call: CallTokens, outputs: AsyncGenerator[PoolingRequestOutput[Any], None]
 ) -> AsyncGenerator[PoolingRequestOutput[Any], None]:
+    call.start()
     try:
         async for output in outputs:
             if output.finished:
@@ -191,6 +258,7 @@ async def _counted(
             yield output
     finally:
         await outputs.aclose()
+        call.end()
 
 
 def _after(request: EngineCoreRequest, delivered: Sequence[Portion]) -> EngineCoreRequest:

@@ -92,6 +92,7 @@ __all__ = [
     "resumes_exactly",
     "tokenize_chat",
     "tokenize_text",
+    "unread_output",
 ]
 
 #: vLLM's executor that computes in the engine core's own process (what it names "uni").
@@ -280,6 +281,11 @@ class ReplayedRequest:
         if reason is not None:
             self._processor._finish_request(state)
         return output
+
+
+def unread_output(queue: RequestOutputCollector) -> RequestOutput | None:
+    """Return the output that nobody has fetched: of a request that was aborted, all that it had come to."""
+    return queue.output if isinstance(queue.output, RequestOutput) else None
 
 
 class WrongArgument(Exception):

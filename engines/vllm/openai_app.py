@@ -22,6 +22,8 @@ from engines.vllm.responses import use_responses
 
 #: In the body of a call that offers tools, whichever API it is of.
 _TOOLS = b'"tools"'
+#: How long the application may take to end what it does for a client that left. Seconds.
+_LEAVE_SECONDS = 5.0
 #: An ASGI message.
 _Message = MutableMapping[str, Any]
 
@@ -54,7 +56,7 @@ class OpenAIApp:
         Closing the generator tells the application that the client left, which aborts
         the generation.
         """
-        tokens = CallTokens(call.delivered, call.meter, unmerged=_TOOLS in call.body)
+        tokens = CallTokens(call, unmerged=_TOOLS in call.body)
         connection = _Connection(call, tokens)
         # The task, and what it starts, work for this call.
         context = copy_context()
@@ -68,10 +70,11 @@ class OpenAIApp:
             # A failure inside the application is raised here, after what it had sent.
             await task
         finally:
-            connection.disconnected.set()
-            task.cancel()
+            if not await connection.leave(task):
+                task.cancel()
             with contextlib.suppress(asyncio.CancelledError, Exception):
                 await task
+            await tokens.stopped()
 
 
 def _options(spec: ModelSpec) -> dict[str, str | None]:
@@ -99,7 +102,11 @@ class _Connection:
     def __init__(self, call: HttpCall, tokens: CallTokens) -> None:
         self.parts: asyncio.Queue[HttpStart | HttpPart | None] = asyncio.Queue()
         self._tokens = tokens
-        self.disconnected = asyncio.Event()
+        self._left = asyncio.Event()
+        #: Whether the application waits for its client to leave, until when, and whether it was told.
+        self._watched = False
+        self._unwatched = asyncio.Event()
+        self._told = False
         self._body: bytes | None = call.body
         self.scope: dict[str, Any] = {
             "type": "http",
@@ -126,8 +133,27 @@ class _Connection:
         if self._body is not None:
             body, self._body = self._body, None
             return {"type": "http.request", "body": body, "more_body": False}
-        await self.disconnected.wait()
+        self._watched = True
+        self._unwatched.clear()
+        try:
+            await self._left.wait()
+            self._told = True
+        finally:
+            self._unwatched.set()
         return {"type": "http.disconnect"}
+
+    async def leave(self, task: asyncio.Task[None]) -> bool:
+        """Tell the application that its client left. False where it does not hear that: while it sends a stream.
+
+        A whole answer it makes in a task of its own, which it ends when it is told, and not when ``task`` is cancelled.
+        """
+        self._left.set()
+        if self._watched and not task.done():
+            await self._unwatched.wait()
+        if not self._told:
+            return False
+        await asyncio.wait({task}, timeout=_LEAVE_SECONDS)
+        return task.done()
 
     async def send(self, message: _Message) -> None:
         if message["type"] == "http.response.start":

@@ -52,6 +52,8 @@ class WatchedRequest:
     worker: str | None = None
     #: Why the attempt released the request, once it has.
     released: str | None = None
+    #: Whether whoever runs a batch decides when the released line goes on.
+    held: bool = False
     ended: bool = False
     followers: int = 0
     #: When it was sent, and the workers that lived then.
@@ -66,9 +68,10 @@ class WatchedRequest:
         self.attempt = entry.id.attempt
         self.missing_since = None
         if entry.kind == Kind.OPEN:
-            self.worker, self.released = entry.json()["worker"], None
+            self.worker, self.released, self.held = entry.json()["worker"], None, False
         elif entry.kind == Kind.RELEASE:
             self.released = entry.json()["reason"]
+            self.held = self.released == Reason.PREEMPTED
         elif entry.terminal:
             self.ended = True
 
@@ -153,8 +156,7 @@ class Failover:
         may_judge = fleet.is_reliable and time.monotonic() >= self._settled
         unopened = []
         for watched in watched_requests:
-            if watched.released == Reason.PREEMPTED:
-                # Who runs the batch asks it again, when nobody waits.
+            if watched.held:
                 continue
             if watched.released is not None:
                 self._send_next(watched, fleet, worker_crashed=watched.released == Reason.ENGINE_DEAD)

@@ -32,16 +32,18 @@ class Performance:
         first = self._first_at - self._arrived if self._first_at else None
         return _described(first, later_tokens, self._last_at - self._first_at, self._trace_id)
 
-    def report_of(self, end: dict[str, Any], opened: float | None) -> dict[str, Any]:
+    def report_of(self, end: dict[str, Any], opened: float | None, ended: float) -> dict[str, Any]:
         """The same of an answer that came as a whole, by what its worker measured.
 
-        ``end`` is its terminal entry, ``opened`` when a worker had taken it (``time.monotonic``).
+        ``end`` is its terminal entry, ``opened`` when a worker was seen to have taken it and ``ended`` when its end was
+        here (``time.monotonic``). On a busy machine the first is seen late: the first token was here before the others.
         """
         timing, usage = end.get("timing"), end.get("usage") or {}
         if timing is None or opened is None:
             return _described(None, 0, 0.0, self._trace_id)
-        first = opened - self._arrived + timing["first_token_ms"] / 1000
-        return _described(first, usage.get("completion_tokens", 0) - 1, timing["generation_ms"] / 1000, self._trace_id)
+        generation = timing["generation_ms"] / 1000
+        first = min(opened + timing["first_token_ms"] / 1000, ended - generation) - self._arrived
+        return _described(first, usage.get("completion_tokens", 0) - 1, generation, self._trace_id)
 
 
 def _described(first: float | None, tokens: int, seconds: float, trace_id: str) -> dict[str, Any]:

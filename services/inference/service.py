@@ -1,9 +1,10 @@
 """What a face does with a request: admit, open, resume, cancel. One call each."""
 
 import re
+import time
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import redis
 
@@ -76,6 +77,28 @@ class InferenceService:
             self._attach(context, record, after) as stream,
         ):
             yield stream
+
+    @contextmanager
+    def take_up(self, context: RequestContext, request_id: str, preemptible: bool) -> Iterator[RequestStream]:
+        """Go on with a line of a batch that gave way, and follow what comes from now on. Its time begins anew.
+
+        Raises ``RequestNotFound`` where nothing is left of it.
+        """
+        record, entries = self.requests.load(request_id), token_log.read(self.client, request_id)
+        if record is None or not entries or entries[-1].kind != Kind.RELEASE:
+            raise RequestNotFound(request_id)
+        now = time.time()
+        payload = {**record.payload, "preemptible": preemptible}
+        record = replace(record, created=now, deadline=now + record.deadline - record.created, payload=payload)
+        with self.hub.follow(record.id, entries[-1].id) as follower, self.failover.watch(record) as watched:
+            for entry in entries:
+                watched.observe(entry)
+            watched.held = False
+            stream = self._stream(context, record, follower, watched)
+            try:
+                yield stream
+            finally:
+                stream.on_disconnect()
 
     def find(self, principal: Principal, request_id: str) -> RequestRecord:
         """Return a native request that the principal sees. Raises ``RequestNotFound`` for any other."""

@@ -47,7 +47,8 @@ class Kind:
     HEAD = "h"
     #: Raw bytes of an HTTP body.
     BODY = "b"
-    #: JSON: the attempt released the request unfinished (``reason``); another may take it up.
+    #: JSON: the attempt released the request unfinished (``reason``); another may take it up. The log keeps beside it
+    #: the tokens of an answer that comes as a whole, so that it goes on from there.
     RELEASE = "r"
     #: JSON: how it ended. Nothing follows.
     END = "e"
@@ -62,7 +63,7 @@ class Reason:
     DRAIN = "drain"
     #: The engine process died under it. Counts as a kill.
     ENGINE_DEAD = "engine_dead"
-    #: A line of a batch gave way to somebody who waits. Who runs the batch asks it again.
+    #: A line of a batch gave way to somebody who waits. Who runs the batch says when it goes on.
     PREEMPTED = "preempted"
     #: The worker does not serve the model (any more): another one may, else it ends.
     NOT_SERVED = "not_served"
@@ -83,7 +84,8 @@ class Entry:
     id: EntryId
     kind: str
     data: bytes
-    #: Token ids of a ``TEXT``, separated by commas; empty where it was published and not read.
+    #: Token ids of a ``TEXT``, separated by commas, or portions of a ``BODY`` or a ``RELEASE``; empty where it was
+    #: published and not read.
     tokens: bytes = field(default=b"", compare=False)
     #: How many there are, where it was published.
     token_total: int = field(default=0, compare=False)

@@ -105,6 +105,12 @@ class LogSnapshot:
         return ",".join(entry.tokens.decode() for entry in bodies)
 
     @property
+    def unfinished_tokens(self) -> str:
+        """What an attempt had made of a whole answer when it released the request; '' for none."""
+        released = (entry for entry in reversed(self.entries) if entry.kind == Kind.RELEASE and entry.tokens)
+        return next((entry.tokens.decode() for entry in released), "")
+
+    @property
     def content_type(self) -> str:
         """Of the HTTP answer; '' before its head."""
         return next((str(entry.json()["content_type"]) for entry in self.entries if entry.kind == Kind.HEAD), "")

@@ -108,17 +108,17 @@ class LogWriter:
         """Write what is left and the terminal entry, and wait until Redis has it."""
         await self._finish(Kind.END, data)
 
-    async def release(self, data: dict[str, Any]) -> None:
-        """Write what is left and release the request, and wait until Redis has it."""
-        await self._finish(Kind.RELEASE, data)
+    async def release(self, data: dict[str, Any], tokens: str = "") -> None:
+        """Write what is left and release the request, and wait until Redis has it. ``tokens`` are of a whole answer."""
+        await self._finish(Kind.RELEASE, data, tokens)
 
-    async def _finish(self, kind: str, data: dict[str, Any]) -> None:
+    async def _finish(self, kind: str, data: dict[str, Any], tokens: str = "") -> None:
         self._check()
         if not self._entries:
             await self._finish_unopened(kind, data)
             return
         self._seal()
-        self._entries.append(Entry(EntryId(self.attempt, LAST_SEQUENCE), kind, encode(data)))
+        self._entries.append(Entry(EntryId(self.attempt, LAST_SEQUENCE), kind, encode(data), tokens.encode()))
         self._confirmed_all.clear()
         self._transport.schedule_flush(self)
         await self._confirmed_all.wait()

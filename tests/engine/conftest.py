@@ -2,13 +2,16 @@
 
 import shutil
 from collections.abc import Iterator
+from contextlib import contextmanager
 from importlib.util import find_spec
 from pathlib import Path
+from typing import Any
 
+import httpx
 import pytest
 
 from settings import ROOT
-from testing.stack import Stack
+from testing.stack import KEY, Stack
 from tests.conftest import require
 
 _DEMO = {"model_path": str(ROOT / "models" / "demo"), "max_model_len": 8192, "enforce_eager": True}
@@ -49,6 +52,27 @@ def adapters_root(tmp_path_factory: pytest.TempPathFactory) -> Path:
     (root / "broken").mkdir()
     shutil.copy(root / "loud" / "adapter_config.json", root / "broken")
     return root
+
+
+@contextmanager
+def serving(folder: Path, models: dict[str, Any], **env: str) -> Iterator[Stack]:
+    """A front door and one worker that serves all of ``models`` on real vLLM; the first one is the default."""
+    require(find_spec("vllm") is not None, "vLLM is not installed (bin/test installs it)")
+    stack = Stack(folder, {"default": next(iter(models)), "models": models}, env=env)
+    try:
+        stack.start_web()
+        stack.start_worker("w1", ["--models", ",".join(models)], seconds=280)
+        yield stack
+    finally:
+        stack.close()
+
+
+@pytest.fixture
+def raw(stack: Stack) -> Iterator[httpx.Client]:
+    """A client of ``/v1`` with the right key, of the module's ``stack``."""
+    headers = {"Authorization": f"Bearer {KEY}"}
+    with httpx.Client(base_url=stack.openai_base, headers=headers, trust_env=False, timeout=60) as opened:
+        yield opened
 
 
 @pytest.fixture(scope="session")

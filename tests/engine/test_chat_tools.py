@@ -3,7 +3,6 @@
 import json
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
-from importlib.util import find_spec
 from typing import Any
 
 import httpx
@@ -13,7 +12,7 @@ import pytest
 from testing import tool_model
 from testing.stack import KEY, Stack
 from testing.tool_model import transcripts
-from tests.conftest import require
+from tests.engine.conftest import serving
 
 pytestmark = [pytest.mark.timeout(300)]
 
@@ -27,28 +26,14 @@ NAMED = {"type": "function", "function": {"name": "g"}}
 
 @pytest.fixture(scope="module")
 def stack(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Stack]:
-    require(find_spec("vllm") is not None, "vLLM is not installed (bin/test installs it)")
     # Where many run, deltas would be merged for long.
-    models = {"default": "tools", "models": {"tools": {**tool_model.ENTRY, "chunkMergeMs": 30}}}
-    stack = Stack(tmp_path_factory.mktemp("chat"), models)
-    try:
-        stack.start_web()
-        stack.start_worker("w1", ["--models", "tools"], seconds=180)
+    with serving(tmp_path_factory.mktemp("chat"), {"tools": {**tool_model.ENTRY, "chunkMergeMs": 30}}) as stack:
         yield stack
-    finally:
-        stack.close()
 
 
 @pytest.fixture
 def client(stack: Stack) -> Iterator[openai.OpenAI]:
     with stack.openai() as opened:
-        yield opened
-
-
-@pytest.fixture
-def raw(stack: Stack) -> Iterator[httpx.Client]:
-    headers = {"Authorization": f"Bearer {KEY}"}
-    with httpx.Client(base_url=stack.openai_base, headers=headers, trust_env=False, timeout=60) as opened:
         yield opened
 
 

@@ -11,7 +11,7 @@ import httpx
 import pytest
 
 from testing import tool_model
-from testing.stack import KEY, Stack
+from testing.stack import Stack
 from testing.tool_model import transcripts
 from tests.conftest import require
 
@@ -36,13 +36,6 @@ def stack(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Stack]:
         yield stack
     finally:
         stack.close()
-
-
-@pytest.fixture
-def raw(stack: Stack) -> Iterator[httpx.Client]:
-    headers = {"Authorization": f"Bearer {KEY}"}
-    with httpx.Client(base_url=stack.openai_base, headers=headers, trust_env=False, timeout=60) as opened:
-        yield opened
 
 
 @pytest.mark.parametrize("path", BODIES)

@@ -3,7 +3,6 @@
 import json
 import shutil
 from collections.abc import Iterator
-from importlib.util import find_spec
 from typing import Any
 
 import httpx
@@ -11,7 +10,7 @@ import pytest
 
 from settings import ROOT
 from testing.stack import KEY, Stack
-from tests.conftest import require
+from tests.engine.conftest import serving
 
 pytestmark = pytest.mark.timeout(300)
 
@@ -21,7 +20,6 @@ _SHORT = {"engineArgs": {"max_num_batched_tokens": 2048, "seed": 7}, "maxModelLe
 
 @pytest.fixture(scope="module")
 def stack(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Stack]:
-    require(find_spec("vllm") is not None, "vLLM is not installed (bin/test installs it)")
     folder = tmp_path_factory.mktemp("keys")
     greedy = folder / "greedy"
     shutil.copytree(ROOT / "models" / "demo", greedy)
@@ -34,13 +32,8 @@ def stack(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Stack]:
         "words": {**_DEMO, **_SHORT, "aliases": ["talk"], "chatTemplate": str(folder / "shout.jinja")},
         "own": {**_DEMO, **_SHORT, "modelPath": str(greedy), "generationDefaults": "model", "maxLogprobs": 2},
     }
-    stack = Stack(folder / "stack", {"default": "words", "models": models})
-    try:
-        stack.start_web()
-        stack.start_worker("real", ["--models", ",".join(models)], seconds=280)
+    with serving(folder / "stack", models) as stack:
         yield stack
-    finally:
-        stack.close()
 
 
 @pytest.fixture

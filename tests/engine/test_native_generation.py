@@ -4,7 +4,6 @@ import json
 import os
 import signal
 from collections.abc import Iterator
-from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +17,7 @@ from testing.sse import events, text_of
 from testing.stack import KEY, Stack
 from testing.tool_model import transcripts
 from testing.waiting import until
-from tests.conftest import require
+from tests.engine.conftest import serving
 
 pytestmark = [pytest.mark.timeout(300)]
 
@@ -40,18 +39,12 @@ FORM = {"type": "json_schema", "json_schema": {"name": "rows", "schema": ROWS}}
 
 @pytest.fixture(scope="module")
 def stack(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Stack]:
-    require(find_spec("vllm") is not None, "vLLM is not installed (bin/test installs it)")
     # Without a parser of thoughts: the native interface tells what the model says.
     entry = {name: value for name, value in tool_model.ENTRY.items() if name != "reasoningParser"}
-    models = {"default": "tools", "models": {"tools": entry, "stepped": {**entry, "engine": "cuda-vllm"}}}
-    stack = Stack(tmp_path_factory.mktemp("native"), models)
-    try:
-        stack.start_web()
+    models = {"tools": entry, "stepped": {**entry, "engine": "cuda-vllm"}}
+    with serving(tmp_path_factory.mktemp("native"), models) as stack:
         stack.start_grpc()
-        stack.start_worker("w1", ["--models", "tools,stepped"], seconds=280)
         yield stack
-    finally:
-        stack.close()
 
 
 @pytest.fixture

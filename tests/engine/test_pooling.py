@@ -4,7 +4,6 @@ import base64
 import shutil
 import struct
 from collections.abc import Iterator
-from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +12,7 @@ import pytest
 
 from settings import ROOT
 from testing.stack import KEY, Stack
-from tests.conftest import require
+from tests.engine.conftest import serving
 
 pytestmark = pytest.mark.timeout(300)
 
@@ -41,7 +40,6 @@ def make_judge(folder: Path) -> None:
 
 @pytest.fixture(scope="module")
 def stack(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Stack]:
-    require(find_spec("vllm") is not None, "vLLM is not installed (bin/test installs it)")
     folder = tmp_path_factory.mktemp("pooling")
     make_judge(folder / "judge")
     models = {
@@ -50,13 +48,8 @@ def stack(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Stack]:
         "judge": {**_DEMO, "modelPath": str(folder / "judge"), "task": "score"},
         "kinds": {**_DEMO, "modelPath": str(folder / "judge"), "task": "classify"},
     }
-    stack = Stack(folder / "stack", {"default": "words", "models": models})
-    try:
-        stack.start_web()
-        stack.start_worker("real", ["--models", ",".join(models)], seconds=280)
+    with serving(folder / "stack", models) as stack:
         yield stack
-    finally:
-        stack.close()
 
 
 @pytest.fixture

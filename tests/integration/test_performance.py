@@ -71,5 +71,9 @@ def test_streams_of_v1_are_measured_by_their_readers(fake_stack: Stack) -> None:
 
 def test_of_what_a_worker_measured() -> None:
     end = {"usage": {"completion_tokens": 11}, "timing": {"first_token_ms": 30.0, "generation_ms": 500.0}}
-    measured = Performance(arrived=100.0, trace_id="t").report_of(end, opened=100.02)
+    performance = Performance(arrived=100.0, trace_id="t")
+    measured = performance.report_of(end, opened=100.02, ended=100.6)
     assert measured == {"ttft_ms": pytest.approx(50.0), "tps": 20.0, "trace_id": "t"}
+    # Its opening was seen 100 ms late.
+    late = performance.report_of(end, opened=100.12, ended=100.56)
+    assert late == {**measured, "ttft_ms": pytest.approx(60.0)}

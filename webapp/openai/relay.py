@@ -1,6 +1,7 @@
 """Passes a body to a worker's own OpenAI application and its answer back, bytes untouched."""
 
 import json
+import time
 from collections.abc import Iterator
 from contextlib import ExitStack
 
@@ -73,7 +74,8 @@ def _relay(request: OpenAIRequest, streamed: bool, dialect: DialectMaker) -> Res
                 refusal.tell()
                 whole = dialect().refusal_body(whole, status)
             elif request.tells_performance:
-                measured = Performance(answer().started, request_id()).report_of(end, stream.opened_at)
+                performance = Performance(answer().started, request_id())
+                measured = performance.report_of(end, stream.opened_at, time.monotonic())
                 whole = encode({**json.loads(whole), "performance": measured})
             return Response(whole, status=status, content_type=head["content_type"])
         except ClientDisconnected:

@@ -42,6 +42,8 @@ class ActiveRequest:
     stop_reason: StopReason | None = None
     #: Tokens so far, by the engine's count.
     usage: dict[str, int] | None = None
+    #: The tokens of a whole answer so far, where it was stopped, as the log keeps them.
+    unfinished_tokens: str = ""
     _unfollowed_since: float | None = field(default=None, repr=False)
 
     def stop(self, why: StopReason) -> None:

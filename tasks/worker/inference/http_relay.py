@@ -52,6 +52,8 @@ async def relay(
         seam = Seam(delivered.body)
         if kept is not None:
             kept.observe_delivered(delivered.body)
+    elif delivered.unfinished_tokens:
+        call = replace(call, delivered=decode_portions(delivered.unfinished_tokens))
     started, status, streamed = time.monotonic(), 200, delivered.content_type.startswith(_STREAM)
     async with aclosing(engine.openai(call)) as parts:
         async for part in parts:

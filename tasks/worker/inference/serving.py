@@ -24,6 +24,7 @@ from tasks.worker.engine_host import EngineHost
 from tasks.worker.inference.active_requests import ActiveRequest, StopReason
 from tasks.worker.inference.http_relay import relay
 from tasks.worker.inference.kept_response import KeptResponse
+from tasks.worker.inference.portions import encode_portions
 
 log = logging.getLogger(__name__)
 
@@ -152,6 +153,7 @@ async def _relay_http(
         await relay(engine, call, active.writer, delivered, served.count, refuse, kept)
     finally:
         active.usage = call.meter.usage()
+        active.unfinished_tokens = encode_portions(call.unfinished)
 
 
 def _request(active: ActiveRequest, settings: Settings, delivered: LogSnapshot) -> GenerateRequest:
@@ -194,7 +196,8 @@ async def _close(host: EngineHost, active: ActiveRequest, reason: Exception | St
     try:
         async with asyncio.timeout(_CLOSE_TIMEOUT_SECONDS):
             if release_reason := _release_reason(active, reason):
-                await active.writer.release({"reason": release_reason, "usage": active.usage})
+                released = {"reason": release_reason, "usage": active.usage}
+                await active.writer.release(released, active.unfinished_tokens)
                 return f"released: {release_reason}"
             if reason is StopReason.CANCELLED or reason is StopReason.CLIENT_GONE:
                 await active.writer.end(outcomes.cancelled(active.usage))

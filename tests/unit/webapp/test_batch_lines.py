@@ -73,6 +73,29 @@ def test_a_failure_of_the_systems_is_asked_three_times(batch: ActiveBatch, monke
     assert batch.counts()["failed"] == 1
 
 
+def test_a_line_that_gave_way_keeps_its_request_until_it_is_answered(batch: ActiveBatch) -> None:
+    first = take(batch)
+    assert first is not None and batch.stopped_request(first) is None
+    batch.preempt(first, "gen-1")
+    assert batch.stopped_request(first) == "gen-1" and batch.stopped_requests() == ["gen-1"]
+    assert take(batch) == first
+    # Nothing could be asked: its request is still there.
+    batch.requeue(first)
+    assert batch.stopped_request(first) == "gen-1"
+    batch.take_answer(first, "r0", answer(passing=True))
+    # The next try is another request.
+    assert batch.stopped_request(first) is None and batch.stopped_requests() == []
+
+
+def test_a_line_is_stopped_so_often_and_no_more(batch: ActiveBatch) -> None:
+    first, second = take(batch), take(batch)
+    assert first is not None and second is not None
+    for _ in range(active._STOPS):
+        assert batch.preemptible(first)
+        batch.preempt(first, "gen-1")
+    assert not batch.preemptible(first) and batch.preemptible(second)
+
+
 def test_a_refusal_is_final(batch: ActiveBatch) -> None:
     first = take(batch)
     assert first is not None

@@ -16,8 +16,8 @@ from webapp.openai.batches.lines import Line, Scan, read, scan
 
 #: How often a line is asked again whose answer was a failure of the system's.
 _TRIES = 3
-#: How often a line is stopped for somebody who waits.
-_STOPS = 2
+#: How often a line is stopped for somebody who waits. It goes on where it was, but has its prompt read anew.
+_STOPS = 8
 #: How long a line waits that the system cannot take now, and at most after having waited again and again. Seconds.
 _WAIT, _LONGEST_WAIT = 0.5, 10.0
 _LINE_PREFIX = "batch_req_"
@@ -60,6 +60,7 @@ class ActiveBatch:
         self._tries: dict[int, int] = {}
         self._waits: dict[int, int] = {}
         self._stops: dict[int, int] = {}
+        self._stopped_requests: dict[int, str] = {}
         self._places: dict[int, Place] = {}
         self._journal: Journal | None = None
         self._written = False
@@ -130,6 +131,15 @@ class ActiveBatch:
         """Whether a line may be stopped for somebody who waits; one that was stopped often comes to its end."""
         return self._stops.get(line.number, 0) < _STOPS
 
+    def stopped_request(self, line: Line) -> str | None:
+        """Return the request of a line that was stopped, which goes on; None where it is to be asked."""
+        return self._stopped_requests.get(line.number)
+
+    def stopped_requests(self) -> list[str]:
+        """Return all requests that were stopped and wait."""
+        with self._lock:
+            return list(self._stopped_requests.values())
+
     # What becomes of a line that was taken: one of these, then ``returned``.
 
     def requeue(self, line: Line) -> None:
@@ -138,15 +148,17 @@ class ActiveBatch:
             waits = self._waits[line.number] = self._waits.get(line.number, 0) + 1
             self._wait(line, min(_LONGEST_WAIT, _WAIT * 2.0 ** min(waits, 10)))
 
-    def preempt(self, line: Line) -> None:
-        """The line was stopped for somebody who waits."""
+    def preempt(self, line: Line, request_id: str) -> None:
+        """The line was stopped for somebody who waits; its request goes on later."""
         with self._lock:
+            self._stopped_requests[line.number] = request_id
             self._stops[line.number] = self._stops.get(line.number, 0) + 1
             self._wait(line, 0.0)
 
     def take_answer(self, line: Line, custom_id: str, answer: Answer) -> None:
         """Note an answer; a passing failure is asked once more. Raises ``OSError``."""
         with self._lock:
+            self._stopped_requests.pop(line.number, None)
             tries = self._tries[line.number] = self._tries.get(line.number, 0) + 1
             if answer.passing and tries < _TRIES:
                 self._wait(line, _WAIT * tries)

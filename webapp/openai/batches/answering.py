@@ -3,6 +3,7 @@
 import json
 import logging
 from collections.abc import Callable, Iterator
+from contextlib import ExitStack
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -11,12 +12,14 @@ from services.context import RequestContext
 from services.errors import (
     ModelNotReady,
     RequestFailed,
+    RequestNotFound,
     ServiceError,
     Unavailable,
     as_service_error,
     translated_errors,
 )
-from services.inference.request_stream import ClientDisconnected
+from services.inference.request_stream import ClientDisconnected, RequestStream
+from services.inference.service import InferenceService
 from services.inference.submission import OpenAIRequest
 from store.sql.api_keys import Principal
 from store.sql.file_tables import Batch
@@ -49,7 +52,11 @@ class Answer:
 
 
 class Preempted(Exception):
-    """The line was stopped for somebody who waits. It is asked again when nobody does."""
+    """The line was stopped for somebody who waits. Its request goes on when nobody does."""
+
+    def __init__(self, request_id: str) -> None:
+        super().__init__(request_id)
+        self.request_id = request_id
 
 
 class NotNow(Exception):
@@ -57,38 +64,48 @@ class NotNow(Exception):
 
 
 def answer(
-    services: Services, batch: Batch, body: dict[str, Any], given_up: Callable[[], bool], preemptible: bool
+    services: Services,
+    batch: Batch,
+    body: dict[str, Any],
+    given_up: Callable[[], bool],
+    preemptible: bool,
+    stopped: str | None = None,
 ) -> Answer | None:
     """Return what became of a batch's body; None where it was ``given_up`` meanwhile.
 
-    ``preemptible``: whether it may be stopped for somebody who waits. Raises ``NotNow``, ``Preempted``.
+    ``preemptible``: whether it may be stopped for somebody who waits. ``stopped``: its request, where that was; it goes
+    on from there. Raises ``NotNow``, ``Preempted``.
     """
-    asked = _Asked()
+    asked = _Asked(stopped)
     try:
         with translated_errors():
             return _ask(services, batch, body, given_up, preemptible, asked)
     except Preempted:
-        # Nobody goes on with this try.
-        services.inference.end(asked.request_id)
         raise
     except ClientDisconnected:
         return None
     except RequestFailed as error:
-        return None if given_up() else _failed(error, asked.request_id, _is_passing(error))
+        return None if given_up() else _failed(error, asked.id, _is_passing(error))
     except (ModelNotReady, Unavailable) as error:
         raise NotNow(str(error)) from error
     except ServiceError as error:
-        return _failed(error, asked.request_id, passing=False)
+        return _failed(error, asked.id, passing=False)
     except Exception as error:
         # A fault of ours; one line is no reason to end the others'.
-        return _failed(as_service_error(error), asked.request_id, passing=True)
+        return _failed(as_service_error(error), asked.id, passing=True)
 
 
 @dataclass
 class _Asked:
     """What is known of a line's request, also where it fails."""
 
-    request_id: str = ""
+    #: One that gave way and is to go on; None where it is asked for the first time, or anew.
+    stopped: str | None
+    request_id: str | None = None
+
+    @property
+    def id(self) -> str:
+        return self.request_id or ""
 
 
 def _ask(
@@ -103,20 +120,35 @@ def _ask(
     principal = services.access.owner(batch.owner, batch.tenant)
     request = replace(_request(services, principal, batch.endpoint, body), background=True, preemptible=preemptible)
     call = RequestContext(principal, operation=batch.endpoint, disconnected=given_up)
-    submission = services.inference.admit_openai(call, request)
-    asked.request_id = submission.record.id
-    with services.inference.open(call, submission) as stream:
-        entries = _until_preempted(stream.entries())
+    with ExitStack() as stack:
+        stream = _stream(stack, services.inference, call, request, asked)
+        record = stream.record
+        asked.request_id = record.id
+        entries = _until_preempted(stream.entries(), record.id)
         try:
             head = read_head(entries, patient=True)
             assert head is not None
             found = json.loads(read_body(entries)[0])
+        except Preempted:
+            stream.detached = True
+            raise
         except ServiceError:
-            _tell_refusal(request, submission.record)
+            _tell_refusal(request, record)
             raise
         if head["status"] >= 400:
-            _tell_refusal(request, submission.record)
-        return Answer(head["status"], asked.request_id, found, passing=head["status"] >= 500)
+            _tell_refusal(request, record)
+        return Answer(head["status"], record.id, found, passing=head["status"] >= 500)
+
+
+def _stream(
+    stack: ExitStack, inference: InferenceService, call: RequestContext, request: OpenAIRequest, asked: _Asked
+) -> RequestStream:
+    if asked.stopped is not None:
+        try:
+            return stack.enter_context(inference.take_up(call, asked.stopped, request.preemptible))
+        except RequestNotFound:
+            log.info("Nothing is left of a line that gave way, it begins anew", extra={"request_id": asked.stopped})
+    return stack.enter_context(inference.open(call, inference.admit_openai(call, request)))
 
 
 def _is_passing(error: RequestFailed) -> bool:
@@ -125,10 +157,10 @@ def _is_passing(error: RequestFailed) -> bool:
     return not final and (error.failure.code in _PASSING or isinstance(error, Cancelled))
 
 
-def _until_preempted(entries: Iterator[Entry | None]) -> Iterator[Entry | None]:
+def _until_preempted(entries: Iterator[Entry | None], request_id: str) -> Iterator[Entry | None]:
     for entry in entries:
         if entry is not None and entry.kind == Kind.RELEASE and entry.json()["reason"] == Reason.PREEMPTED:
-            raise Preempted
+            raise Preempted(request_id)
         yield entry
 
 

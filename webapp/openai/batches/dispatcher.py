@@ -84,20 +84,22 @@ class LineDispatcher:
         if line is None:
             return False
         model = models[line.model]
+        # One that is asked although somebody is there would be stopped at once.
+        beside = model is not None and not self._slots.is_quiet(model)
         if model is not None:
             self._slots.take(model)
         with self._lock:
             self._in_flight += 1
-        self._pool.submit(self._run, batch, line, model)
+        self._pool.submit(self._run, batch, line, model, beside)
         return True
 
-    def _run(self, batch: ActiveBatch, line: Line, model: str | None) -> None:
+    def _run(self, batch: ActiveBatch, line: Line, model: str | None, beside: bool) -> None:
         stopped = False
         try:
-            self._ask(batch, line)
-        except Preempted:
+            self._ask(batch, line, preemptible=not beside and batch.preemptible(line))
+        except Preempted as preempted:
             stopped = True
-            batch.preempt(line)
+            batch.preempt(line, preempted.request_id)
         except NotNow as error:
             log.info("A line waits: %s", error, extra={"batch": batch.row.id, "line": line.number})
             batch.requeue(line)
@@ -112,13 +114,19 @@ class LineDispatcher:
                     self._back.append((model, stopped))
             self._wake.set()
 
-    def _ask(self, batch: ActiveBatch, line: Line) -> None:
+    def _ask(self, batch: ActiveBatch, line: Line, preemptible: bool) -> None:
         request, limit = batch.read(line), self._services.settings.max_body_bytes
         if line.length > limit:
             found: Answer | None = _too_large(limit)
         else:
-            preemptible = batch.preemptible(line)
-            found = answer(self._services, batch.row, request["body"], batch.given_up, preemptible)
+            found = answer(
+                self._services,
+                batch.row,
+                request["body"],
+                batch.given_up,
+                preemptible,
+                stopped=batch.stopped_request(line),
+            )
         if found is not None:
             batch.take_answer(line, request["custom_id"], found)
 

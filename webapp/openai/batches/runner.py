@@ -235,6 +235,9 @@ class BatchRunner:
                 self._discard(answers, errors)
                 raise
         self._reached(Point.ENDED, batch)
+        for request_id in batch.stopped_requests():
+            # Nobody goes on with it.
+            self._services.inference.end(request_id)
         log.info("A batch ended", extra={**_fields(batch), **{name: batch.counts()[name] for name in _COUNTED}})
         self._end(batch)
 

@@ -36,6 +36,10 @@ class Slots:
         """A line was stopped for somebody who waits, and may ask again soon."""
         self._quiet_at[model] = time.monotonic() + _QUIET
 
+    def is_quiet(self, model: str) -> bool:
+        """Whether nobody has been there for long enough."""
+        return time.monotonic() >= self._quiet_at.get(model, 0.0)
+
     def free(self, fleet: Fleet, model: str) -> int:
         """Return how many lines may be asked of a model now.
 
@@ -47,7 +51,7 @@ class Slots:
             return int(fleet.on_demand(model) and not self._taken[model])
         if any(worker.interactive for worker in workers):
             self.note_interactive(model)
-        if time.monotonic() < self._quiet_at.get(model, 0.0):
+        if not self.is_quiet(model):
             started = self._last_start.setdefault(model, time.monotonic())
             return int(not self._taken[model] and time.monotonic() - started >= _PATIENCE)
         # Its workers' places are those of the other models that they serve, too.
