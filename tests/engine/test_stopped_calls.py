@@ -14,7 +14,6 @@ from engines.types import HttpCall
 from settings import ROOT
 from tests.conftest import require
 
-
 pytestmark = [pytest.mark.timeout(300), pytest.mark.filterwarnings("ignore")]
 
 _PATH = str(ROOT / "models" / "demo")
