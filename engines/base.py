@@ -77,6 +77,10 @@ class Engine(ABC):
     def dead(self) -> bool:
         """Whether the engine has failed for good."""
 
+    def describe_end(self) -> str:
+        """Return how a dead engine ended, as far as that is known, for the log: ``its process ended with SIGKILL``."""
+        return "why is not known"
+
 
 def is_adapter_folder(path: str) -> bool:
     """Whether a folder holds a LoRA adapter, by its configuration file."""

@@ -32,6 +32,9 @@ class CoreStart:
     def __call__(self, *args: Any, **kwargs: Any) -> None:
         from vllm.v1.engine.core import EngineCoreProc
 
+        from engines.vllm.cpu import allow_amx
+
+        allow_amx()
         continue_requests()
         bound_blanks()
         run = self.original or EngineCoreProc.run_engine_core

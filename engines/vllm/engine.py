@@ -8,6 +8,7 @@ import json
 import logging
 import multiprocessing
 import os
+import signal
 from abc import abstractmethod
 from collections.abc import AsyncGenerator, Coroutine
 from contextlib import aclosing
@@ -213,6 +214,13 @@ class VllmEngine(Engine):
     @property
     def dead(self) -> bool:
         return self._client is not None and self._client.errored
+
+    def describe_end(self) -> str:
+        codes = [process.exitcode for process in self._processes if process.exitcode is not None]
+        if not codes:
+            return super().describe_end()
+        names = [signal.Signals(-code).name if code < 0 else f"status {code}" for code in codes]
+        return f"its process ended with {', '.join(names)}"
 
     def _require_client(self) -> EngineClient:
         if self._client is None or self._client.errored:

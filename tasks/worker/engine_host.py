@@ -127,7 +127,8 @@ class EngineHost:
         self._thread.join(timeout=5)
 
     def dead_engines(self) -> list[str]:
-        return [model for model, engine in self.models.engines().items() if engine.dead]
+        """Return the models whose engines have failed for good, each with how it ended."""
+        return [f"{model} ({engine.describe_end()})" for model, engine in self.models.engines().items() if engine.dead]
 
     # On the loop.
 

@@ -78,9 +78,13 @@ def choice(http: httpx.Client, asked: dict[str, Any]) -> tuple[str, str]:
     return found["text"], found["finish_reason"]
 
 
-def test_a_conversation_over_every_face(stack: Stack, http: httpx.Client, rpc: RpcClient) -> None:
+def test_a_conversation_over_every_face(stack: Stack, http: httpx.Client, rpc: RpcClient, raw: httpx.Client) -> None:
     said, _ = choice(http, body(NAME))
     assert said.endswith("Your name is Bo.")
+    # All of it is the prompt, as it is there.
+    usage = http.get(f"/inference/{http.post('/inference', json=body(NAME)).json()['id']}").json()["usage"]
+    there = raw.post("/chat/completions", json={"model": "tools", "messages": NAME, "max_tokens": 1}).json()
+    assert usage["prompt_tokens"] == there["usage"]["prompt_tokens"]
     with http.stream("POST", "/inference/stream", json=body(NAME)) as response:
         assert text_of(list(events(response))) == said
     with websocket.socket(stack) as ws:
