@@ -6,6 +6,7 @@ from typing import Any
 import httpx
 import pytest
 
+from store.token_log import log as token_log
 from testing.joined import as_joined, joined
 from testing.stack import KEY, Stack
 
@@ -23,7 +24,7 @@ def post(real_stack: Stack) -> Iterator[Any]:
 
 
 @pytest.mark.parametrize("new", [0, 1, 3])
-def test_echo_with_logprobs_scores_the_prompt(post: Any, new: int) -> None:
+def test_echo_with_logprobs_scores_the_prompt(post: Any, real_stack: Stack, new: int) -> None:
     fields = {"echo": True, "logprobs": 1, "max_tokens": new}
     answer = post(**fields)
     assert answer.status_code == 200, answer.text
@@ -38,6 +39,9 @@ def test_echo_with_logprobs_scores_the_prompt(post: Any, new: int) -> None:
     assert lists["text_offset"] == sorted(lists["text_offset"]) and lists["text_offset"][0] == 0
     streamed = post(**fields, stream=True, stream_options={"include_usage": True})
     assert joined(PATH, streamed.text) == as_joined(PATH, whole)
+    # What is metered is what is told.
+    end = token_log.last(real_stack.client, f"gen-{whole['id'].partition('-')[2]}")
+    assert end is not None and end.json()["usage"]["completion_tokens"] == new
 
 
 @pytest.mark.parametrize(
