@@ -119,7 +119,10 @@ class Services:
                 settings, client, presence, queue_depth, lifecycle, access, limits, models, adapters, idempotency
             ),
             responses=ResponsesService(
-                ResponseStore(client, settings.response_ttl, settings.max_responses), access, client
+                ResponseStore(client, settings.response_ttl, settings.max_responses),
+                access,
+                client,
+                RequestStore(client, settings.stream_ttl),
             ),
             training=TrainingService(
                 client, access, limits, checks, jobs, files, idempotency, lifecycle, settings.keepalive

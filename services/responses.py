@@ -11,7 +11,7 @@ from services.access import Access
 from services.errors import InvalidRequest, ResponseNotFound
 from services.inference.responses_body import PATH, response_id
 from services.inference.submission import OpenAIRequest
-from store.redis.request_records import RequestRecord
+from store.redis.request_records import RequestRecord, RequestStore
 from store.redis.responses import ResponseStore, StoredResponse
 from store.sql.api_keys import Principal
 from store.token_log import log as token_log
@@ -19,7 +19,17 @@ from store.token_log.entries import Kind, Outcome, Reason
 from store.token_log.response_error import response_error
 
 #: Members of a request that its response repeats.
-_REPEATED = ("instructions", "metadata", "temperature", "top_p", "tool_choice", "tools", "max_output_tokens", "text")
+_REPEATED = (
+    "background",
+    "instructions",
+    "max_output_tokens",
+    "metadata",
+    "temperature",
+    "text",
+    "tool_choice",
+    "tools",
+    "top_p",
+)
 #: A conversation that is longer is not gone on with: each of its responses is kept with all of it. Bytes.
 _MAX_CHAIN_BYTES = 4 * 1024 * 1024
 #: What an input item without a name of its own gets in a list.
@@ -43,6 +53,7 @@ class ResponsesService:
     store: ResponseStore
     access: Access
     client: redis.Redis
+    requests: RequestStore
 
     def request(self, principal: Principal, body: dict[str, Any]) -> OpenAIRequest:
         """Return what is to be admitted for a checked body. Raises ``InvalidRequest``."""
@@ -60,8 +71,9 @@ class ResponsesService:
         return OpenAIRequest(
             model or DEFAULT_ALIAS,
             PATH,
-            {**body, "input": items},
+            {**{name: value for name, value in body.items() if name != "background"}, "input": items},
             model is not None,
+            detached=bool(body.get("background")),
             on_record=begin if kept else None,
             on_refusal=self._discard if kept else None,
         )
@@ -79,7 +91,10 @@ class ResponsesService:
     def show(self, principal: Principal, wanted: str) -> Item:
         """Return a response as it is now. Raises ``ResponseNotFound``."""
         stored = self._find(principal, wanted)
-        return stored.result or self._unfinished(stored)
+        if stored.result is None:
+            return self._unfinished(stored)
+        # Its worker knows nothing of that.
+        return {**stored.result, "background": bool(stored.outline.get("background"))}
 
     def input_items(
         self, principal: Principal, wanted: str, limit: int, after: str | None, newest_first: bool
@@ -110,10 +125,10 @@ class ResponsesService:
         return stored.request_id
 
     def require_cancellable(self, principal: Principal, wanted: str) -> None:
-        """Raises ``ResponseNotFound``, else ``InvalidRequest``: nothing here runs in the background."""
-        self._find(principal, wanted)
-        description = "Only a response that runs in the background can be cancelled; end the connection instead"
-        raise InvalidRequest.of("invalid_value", "response_id", description)
+        """Raises ``ResponseNotFound``, and ``InvalidRequest`` for one that is not in the background."""
+        if not self._find(principal, wanted).outline.get("background"):
+            description = "Only a response that runs in the background can be cancelled; end the connection instead"
+            raise InvalidRequest.of("invalid_value", "response_id", description)
 
     def _find(self, principal: Principal, wanted: str) -> StoredResponse:
         stored = self.store.load(wanted)
@@ -150,6 +165,8 @@ class ResponsesService:
         if last is not None and last.kind == Kind.RELEASE and last.json().get("reason") == Reason.CLIENT_GONE:
             # Nobody makes it any more, unless its client comes back for the stream.
             status = "cancelled"
+        elif last is None and stored.outline.get("background") and self.requests.load(stored.request_id) is not None:
+            status = "queued"
         elif last is None or last.terminal:
             end = last.json() if last is not None else {}
             status = "cancelled" if end.get("outcome") == Outcome.CANCELLED else "failed"

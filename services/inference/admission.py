@@ -132,6 +132,7 @@ class Admission:
                 background=request.background,
                 preemptible=request.preemptible,
                 light=request.light,
+                detached=request.detached,
                 priority=HIGHEST_PRIORITY if request.light else 0 if request.background else prepared.priority,
             )
             return record, route

@@ -21,7 +21,7 @@ log = logging.getLogger(__name__)
 
 #: A worker ends a request at its deadline; a front door that has got nothing this long after it
 #: ends it itself. Seconds.
-_DEADLINE_GRACE_SECONDS = 5.0
+DEADLINE_GRACE_SECONDS = 5.0
 #: How often a stream looks whether its client is still there, and its key still valid. Seconds.
 _CHECK_SECONDS = 1.0
 
@@ -63,7 +63,7 @@ class RequestStream:
         #: When a worker had taken it (``time.monotonic``), the last one that did.
         self.opened_at: float | None = None
         #: Set when the request shall go on without this client.
-        self.detached = False
+        self.detached = record.detached
         #: Whether a stopping process serves it to its end, as long as it is let.
         self.finish_when_stopping = False
         self._context = context
@@ -121,7 +121,7 @@ class RequestStream:
                 self._require_active_key()
             if entry is not None:
                 continue
-            if time.time() > self.record.deadline + _DEADLINE_GRACE_SECONDS:
+            if time.time() > self.record.deadline + DEADLINE_GRACE_SECONDS:
                 self._ended = True
                 yield self._cancellation.end_at_deadline(self.record)
                 return

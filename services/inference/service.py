@@ -15,7 +15,7 @@ from services.idempotency import Idempotency
 from services.inference.admission import Admission
 from services.inference.cancellation import Cancellation
 from services.inference.failover import Failover, WatchedRequest
-from services.inference.request_stream import RequestStream
+from services.inference.request_stream import DEADLINE_GRACE_SECONDS, RequestStream
 from services.inference.routing import Route
 from services.inference.submission import GenerationRequest, OpenAIRequest, Submission
 from services.lifecycle import Lifecycle
@@ -68,6 +68,27 @@ class InferenceService:
                 else:
                     stream = stack.enter_context(self._submit(context, record, route))
             yield stream
+
+    def start(self, submission: Submission) -> None:
+        """Send a request that goes on without its client (``detached``)."""
+        if submission.route is None:
+            return
+        with self.idempotency.forget_on_error(submission.idempotency_name):
+            submit.submit(self.client, self.requests, submission.record, submission.route.queue, attempt=1)
+        self.failover.look_after(submission.record, [], submission.route.queue, submission.route.fleet)
+
+    def look_after(self, request_id: str) -> None:
+        """Let a request that nobody follows go on, where its worker is lost, or end, where its time is over.
+
+        To be called when somebody asks how far it is.
+        """
+        record = self.requests.load(request_id)
+        if record is None:
+            return
+        if time.time() > record.deadline + DEADLINE_GRACE_SECONDS:
+            self.cancellation.end_at_deadline(record)
+        else:
+            self.failover.look_after(record, token_log.read(self.client, request_id))
 
     @contextmanager
     def resume(self, context: RequestContext, record: RequestRecord, after: EntryId) -> Iterator[RequestStream]:

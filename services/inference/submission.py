@@ -53,6 +53,8 @@ class OpenAIRequest:
     background: bool = False
     #: Whether it makes room while it runs.
     preemptible: bool = False
+    #: It goes on without its client.
+    detached: bool = False
     #: It takes no turn at the engine: it is served although others wait, and before them.
     light: bool = False
     #: Called with the record of a new request before it is sent; what it makes is kept under that request's id.

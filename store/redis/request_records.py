@@ -62,6 +62,7 @@ class RequestRecord:
         background: bool = False,
         preemptible: bool = False,
         light: bool = False,
+        detached: bool = False,
         **common: Any,
     ) -> "RequestRecord":
         payload = {
@@ -75,6 +76,7 @@ class RequestRecord:
             "background": background,
             "preemptible": preemptible,
             "light": light,
+            "detached": detached,
         }
         return cls(kind=cls.OPENAI, payload=payload, **common)
 
@@ -111,6 +113,11 @@ class RequestRecord:
     def light(self) -> bool:
         """Whether it takes no turn at the engine."""
         return bool(self.payload.get("light"))
+
+    @property
+    def detached(self) -> bool:
+        """Whether it goes on while nobody follows it."""
+        return bool(self.payload.get("detached"))
 
     @property
     def preemptible(self) -> bool:

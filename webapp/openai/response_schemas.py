@@ -40,8 +40,8 @@ class ResponsesSchema(Including):
         for name, sentence in _MISSING.items():
             if body.get(name) is not None:
                 raise ValidationError(sentence, name)
-        if body.get("background"):
-            raise ValidationError("Nothing runs in the background here yet: send false.", "background")
+        if body.get("background") and body.get("store") is False:
+            raise ValidationError("Goes with responses that are kept: leave 'store' out, or send true.", "background")
         given = body["input"]
         if isinstance(given, str):
             return

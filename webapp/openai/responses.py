@@ -4,12 +4,17 @@ from dataclasses import replace
 
 from flask import Blueprint, Response, jsonify
 
+from services.inference.responses_body import response_id as response_id_of
+from services.inference.service import request_of
 from webapp.gunicorn.admission_gate import serialized
-from webapp.http.current import principal, services
+from webapp.http.current import context, principal, services
 from webapp.http.parsing import parse_body, parse_query
 from webapp.openai.dialects import ResponsesDialect
 from webapp.openai.relay import follow, relay
 from webapp.openai.response_schemas import InputItemsQuery, ResponsesSchema, RetrieveQuery
+
+#: A response that is not at its end.
+_OPEN = ("queued", "in_progress")
 
 bp = Blueprint("responses", __name__, url_prefix="/v1/responses")
 
@@ -19,7 +24,12 @@ bp = Blueprint("responses", __name__, url_prefix="/v1/responses")
 def create() -> Response:
     """A response, whole or streamed."""
     body = parse_body(ResponsesSchema)
-    return relay(services().responses.request(principal(), body), bool(body.get("stream")), ResponsesDialect)
+    request, streamed = services().responses.request(principal(), body), bool(body.get("stream"))
+    if request.detached and not streamed:
+        submission = services().inference.admit_openai(context(), request)
+        services().inference.start(submission)
+        return jsonify(services().responses.show(principal(), response_id_of(submission.record.id)))
+    return relay(request, streamed, ResponsesDialect)
 
 
 @bp.post("/input_tokens")
@@ -39,7 +49,10 @@ def show(response_id: str) -> Response:
         services().responses.require_kept(principal(), response_id)
         received = query["starting_after"] + 1 if "starting_after" in query else 0
         return follow(services().inference.find_stream(principal(), response_id), received)
-    return jsonify(services().responses.show(principal(), response_id))
+    found = services().responses.show(principal(), response_id)
+    if found.get("background") and found["status"] in _OPEN:
+        services().inference.look_after(request_of(response_id))
+    return jsonify(found)
 
 
 @bp.delete("/<response_id>")
@@ -66,5 +79,8 @@ def input_items(response_id: str) -> Response:
 @bp.post("/<response_id>/cancel")
 def cancel(response_id: str) -> Response:
     """End a response that runs in the background."""
-    services().responses.require_cancellable(principal(), response_id)
-    raise AssertionError("it was refused")
+    responses = services().responses
+    responses.require_cancellable(principal(), response_id)
+    if responses.show(principal(), response_id)["status"] in _OPEN:
+        services().inference.end(request_of(response_id))
+    return jsonify(responses.show(principal(), response_id))

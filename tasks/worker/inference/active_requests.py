@@ -54,7 +54,7 @@ class ActiveRequest:
 
     def unfollowed(self, now: float) -> bool:
         """Whether nobody has followed this request for too long."""
-        if self.writer.followers:
+        if self.writer.followers or self.record.detached:
             self._unfollowed_since = None
         elif self._unfollowed_since is None:
             self._unfollowed_since = now

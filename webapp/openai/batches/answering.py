@@ -167,7 +167,9 @@ def _until_preempted(entries: Iterator[Entry | None], request_id: str) -> Iterat
 def _request(services: Services, principal: Principal, path: str, body: dict[str, Any]) -> OpenAIRequest:
     if path == _RESPONSES:
         # Kept only where its client says so: a batch would push out what people's conversations go on from.
-        return services.responses.request(principal, load(ResponsesSchema, {"store": False, **body}))
+        # In the background it is anyway.
+        checked = load(ResponsesSchema, {"store": False, **body})
+        return replace(services.responses.request(principal, checked), detached=False)
     return to_request(path, load(ENDPOINTS[path].schema, body))
 
 
