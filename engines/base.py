@@ -78,7 +78,7 @@ class Engine(ABC):
         """Whether the engine has failed for good."""
 
     def describe_end(self) -> str:
-        """Return how a dead engine ended, as far as that is known, for the log: ``its process ended with SIGKILL``."""
+        """Return how a dead engine ended, as far as that is known, for the log: ``its process ended with Killed``."""
         return "why is not known"
 
 

@@ -219,7 +219,7 @@ class VllmEngine(Engine):
         codes = [process.exitcode for process in self._processes if process.exitcode is not None]
         if not codes:
             return super().describe_end()
-        names = [signal.Signals(-code).name if code < 0 else f"status {code}" for code in codes]
+        names = [signal.strsignal(-code) or f"signal {-code}" if code < 0 else f"status {code}" for code in codes]
         return f"its process ended with {', '.join(names)}"
 
     def _require_client(self) -> EngineClient:
