@@ -7,16 +7,18 @@ Runs in an environment of its own (``requirements-sdk.txt``), without this proje
 import json
 import os
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import anthropic
+import httpx
 import litellm
+from anthropic.types import Message, MessageTokensCount, RawMessageStreamEvent
 from langchain_anthropic import ChatAnthropic
 from langchain_core.messages import AIMessage, BaseMessage, HumanMessage, ToolMessage
 from langchain_core.tools import tool
 from langchain_openai import ChatOpenAI, OpenAIEmbeddings
-from pydantic import BaseModel
+from pydantic import BaseModel, TypeAdapter
 
 V1, KEY, MODEL = os.environ["V1"], os.environ["KEY"], os.environ["MODEL"]
 ROOT = V1.removesuffix("/v1")
@@ -34,6 +36,57 @@ def attempt(name: str, do: Callable[[], Any]) -> None:
     except Exception as error:
         found = {"name": name, "error": f"{type(error).__name__}: {error}"[:2000]}
     sys.stdout.write(json.dumps(found, default=str) + "\n")
+
+
+#: Bodies of Anthropic's paths.
+RECORDED: dict[str, list[bytes]] = {}
+
+
+class Recorded(httpx.SyncByteStream):
+    """The body of an answer, told as a line of JSON once it was read to its end."""
+
+    def __init__(self, stream: Any, path: str) -> None:
+        self._stream, self._path = stream, path
+
+    def __iter__(self) -> Iterator[bytes]:
+        body = b""
+        for part in self._stream:
+            body += part
+            yield part
+        if self._path.startswith("/v1/messages"):
+            RECORDED.setdefault(self._path, []).append(body)
+        else:
+            sys.stdout.write(json.dumps({"answered": self._path, "body": body.decode()}) + "\n")
+
+    def close(self) -> None:
+        self._stream.close()
+
+
+def record_answers() -> None:
+    """Let whatever asks by httpx have its answers told."""
+    ask = httpx.HTTPTransport.handle_request
+
+    def handle_request(self: httpx.HTTPTransport, request: httpx.Request) -> httpx.Response:
+        answer = ask(self, request)
+        if answer.status_code == 200:
+            answer.stream = Recorded(answer.stream, request.url.path)
+        return answer
+
+    httpx.HTTPTransport.handle_request = handle_request  # type: ignore[method-assign]
+
+
+def check_messages(body: bytes) -> int:
+    """Return how many documents of Anthropic's shapes an answer holds. Raises what pydantic raises."""
+    if not body.startswith(b"event: "):
+        document = json.loads(body)
+        shape: Any = Message if "content" in document else MessageTokensCount
+        shape.model_validate(document)
+        return 1
+    events = [json.loads(line[6:]) for line in body.split(b"\n") if line.startswith(b"data: ")]
+    for event in events:
+        if event["type"] != "ping":
+            TypeAdapter(RawMessageStreamEvent).validate_python(event)
+    return len(events)
 
 
 @tool
@@ -87,6 +140,7 @@ def langchain(name: str, model: Any) -> None:
 
 
 def main() -> None:
+    record_answers()
     common: Any = {"model": MODEL, "api_key": KEY, "temperature": 0, "max_tokens": 600}
     chat = ChatOpenAI(base_url=V1, **common)
     langchain("langchain chat", chat)
@@ -156,6 +210,9 @@ def main() -> None:
         counted = {name: calling[name] for name in ("model", "messages", "tools")}
         attempt("anthropic: counted", lambda: client.messages.count_tokens(**counted).input_tokens > 10)
         attempt("anthropic: unknown", lambda: client.messages.create(**{**message, "model": "nope"}))
+
+    for path, bodies in RECORDED.items():
+        attempt(f"shapes: {path}", lambda bodies=bodies: [check_messages(body) for body in bodies])  # type: ignore[misc]
 
 
 if __name__ == "__main__":

@@ -7,6 +7,7 @@ import subprocess
 import sys
 import threading
 from array import array
+from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -18,8 +19,8 @@ from openai.types import Batch, CreateEmbeddingResponse, FileObject, Model
 from openai.types import Completion as TextCompletion
 from openai.types.chat import ChatCompletion, ChatCompletionChunk
 from openai.types.fine_tuning import FineTuningJob
-from openai.types.responses import Response
-from pydantic import BaseModel
+from openai.types.responses import Response, ResponseStreamEvent
+from pydantic import BaseModel, TypeAdapter
 
 from settings import ROOT
 from testing import tool_model
@@ -42,6 +43,10 @@ MODELS = {
 #: Behind its thought the model writes an empty line.
 COUNTED = "\n\n" + "\n".join(str(number) for number in range(1, 81))
 CALLED = [["f", {"a": "x"}], ["g", {}]]
+
+
+#: What the events of a stream are.
+_EVENTS: dict[str, Any] = {"/v1/chat/completions": ChatCompletionChunk, "/v1/responses": ResponseStreamEvent}
 
 
 class Shapes(httpx.Client):
@@ -330,7 +335,9 @@ def tried(stack: Stack, tmp_path_factory: pytest.TempPathFactory) -> dict[str, A
         timeout=300,
     )
     assert done.returncode == 0, done.stderr[-3000:]
-    return {each["name"]: each for each in map(json.loads, done.stdout.splitlines()) if "name" in each}
+    lines = [json.loads(line) for line in done.stdout.splitlines()]
+    named = {each["name"]: each for each in lines if "name" in each}
+    return {**named, "answers": [each for each in lines if "answered" in each]}
 
 
 @pytest.mark.parametrize("name", ["langchain chat", "langchain responses", "langchain anthropic"])
@@ -359,6 +366,32 @@ def test_litellm(tried: dict[str, Any]) -> None:
     for what, value in wanted.items():
         found = tried[f"litellm: {what}"]
         assert stripped(found.get("value")) == stripped(value), found
+
+
+def test_every_answer_to_them_has_its_shape(tried: dict[str, Any]) -> None:
+    checked: Counter[str] = Counter()
+    for answer in tried["answers"]:
+        path, body = answer["answered"], answer["body"]
+        if body.startswith("{"):
+            validate(json.loads(body))
+            checked[path] += 1
+            continue
+        for line in body.splitlines():
+            if line.startswith("data: {"):
+                event = without_nulls(json.loads(line[6:]))
+                TypeAdapter(_EVENTS[path]).validate_json(json.dumps(event), strict=False)
+                checked[f"{path} streamed"] += 1
+    assert {path for path, count in checked.items() if count > 1} == {
+        "/v1/chat/completions",
+        "/v1/chat/completions streamed",
+        "/v1/responses",
+        "/v1/responses streamed",
+    }, checked
+    assert checked["/v1/embeddings"] == 1
+    # Anthropic's own types are looked at where they are installed.
+    theirs = {name: found for name, found in tried.items() if name.startswith("shapes: ")}
+    assert set(theirs) == {"shapes: /v1/messages", "shapes: /v1/messages/count_tokens"}
+    assert all("error" not in found for found in theirs.values()), theirs
 
 
 def test_anthropic(tried: dict[str, Any]) -> None:

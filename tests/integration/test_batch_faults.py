@@ -197,6 +197,30 @@ def test_running_lines_give_way_and_come_to_their_end(bare: Stack) -> None:
 
 
 @pytest.mark.full
+def test_a_line_that_gave_way_ends_with_its_batch(bare: Stack) -> None:
+    with bare.openai() as sdk:
+        bare.spawn_background()
+        made = create(sdk, "\n".join(line(f"r{n}", model="slow", max_tokens=900) for n in range(3)))
+        until(lambda: (found := bare.find("w1")) and found.background == 3, 60, "all lines run")
+        logs = bare.client.keys("cy:log:gen-*")
+        assert len(logs) == 3
+        with sdk.chat.completions.create(
+            model="slow", messages=[{"role": "user", "content": "x"}], max_tokens=200, stream=True
+        ) as stream:
+            next(iter(stream))
+            until(lambda: {last_kind(bare, log) for log in logs} == {b"r"}, 5, "they gave way")
+            sdk.batches.cancel(made.id)
+            assert finish(sdk, made.id).status == "cancelled"
+        until(lambda: {last_kind(bare, log) for log in logs} == {b"e"}, 10, "nobody goes on with them")
+
+
+def last_kind(stack: Stack, log: bytes) -> bytes:
+    [(_, fields)] = stack.client.xrevrange(log, count=1)
+    kind: bytes = fields[b"k"]
+    return kind
+
+
+@pytest.mark.full
 def test_a_tenant_with_many_lines_leaves_room_for_others(own_stack: Stack) -> None:
     own_stack.start_worker("w1", ["--models", "slow"])
     own_stack.start_web()

@@ -2,6 +2,7 @@
 
 from collections.abc import Iterator
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -13,9 +14,10 @@ from store.sql.batches import BatchStatus, BatchStore, new_batch_id
 from store.sql.leases import LeaseLostError
 from testing.batches import line
 from testing.waiting import until
-from webapp.openai.batches import active, slots
+from webapp.openai.batches import active, dispatcher, slots
 from webapp.openai.batches.active import ActiveBatch
 from webapp.openai.batches.answering import Answer
+from webapp.openai.batches.dispatcher import LineDispatcher
 from webapp.openai.batches.lines import Line
 from webapp.openai.batches.slots import Slots
 
@@ -171,6 +173,32 @@ def test_one_line_at_a_time_beside_people_who_are_always_there(monkeypatch: Any)
     until(lambda: places.free(worker(interactive=1), "m") == 1, 5, "its time has come")
     places.take("m")
     assert places.free(worker(interactive=1), "m") == 0
+
+
+@pytest.mark.parametrize(("people", "may_be_stopped"), [(1, False), (0, True)])
+def test_a_line_that_is_asked_beside_people_is_not_stopped(
+    batch: ActiveBatch, monkeypatch: Any, people: int, may_be_stopped: bool
+) -> None:
+    monkeypatch.setattr(slots, "_PATIENCE", 0.0)
+    asked: list[bool] = []
+
+    def ask(services: Any, row: Any, body: Any, given_up: Any, preemptible: bool, stopped: Any) -> Answer:
+        asked.append(preemptible)
+        return answer(passing=False, status=200)
+
+    monkeypatch.setattr(dispatcher, "answer", ask)
+    named = SimpleNamespace(spec=SimpleNamespace(id="m"))
+    services: Any = SimpleNamespace(
+        models=SimpleNamespace(fleet=lambda: worker(interactive=people), resolve_name=lambda owner, name: named),
+        access=SimpleNamespace(owner=lambda owner, tenant: None),
+        settings=SimpleNamespace(max_body_bytes=10_000),
+    )
+    batch.begun = True
+    lines = LineDispatcher(services, lines_per_worker=64)
+    lines.dispatch([batch])
+    expected = 1 if people else 3
+    until(lambda: batch.counts()["completed"] == expected, 5, "they are answered")
+    assert asked == [may_be_stopped] * expected
 
 
 def test_nobody_serves_it() -> None:
