@@ -30,6 +30,8 @@ _REPEATED = (
     "tools",
     "top_p",
 )
+#: Members that mean nothing to a worker.
+_OURS = ("background", "include_performance")
 #: A conversation that is longer is not gone on with: each of its responses is kept with all of it. Bytes.
 _MAX_CHAIN_BYTES = 4 * 1024 * 1024
 #: What an input item without a name of its own gets in a list.
@@ -71,8 +73,9 @@ class ResponsesService:
         return OpenAIRequest(
             model or DEFAULT_ALIAS,
             PATH,
-            {**{name: value for name, value in body.items() if name != "background"}, "input": items},
+            {**{name: value for name, value in body.items() if name not in _OURS}, "input": items},
             model is not None,
+            tells_performance=bool(body.get("include_performance")),
             detached=bool(body.get("background")),
             on_record=begin if kept else None,
             on_refusal=self._discard if kept else None,

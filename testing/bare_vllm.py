@@ -38,7 +38,12 @@ class BareVllm:
                 stderr=subprocess.STDOUT,
                 cwd=folder,
                 start_new_session=True,
-                env={**os.environ, "VLLM_NO_USAGE_STATS": "1", "VLLM_WORKER_MULTIPROC_METHOD": "spawn"},
+                env={
+                    **os.environ,
+                    "VLLM_NO_USAGE_STATS": "1",
+                    "VLLM_WORKER_MULTIPROC_METHOD": "spawn",
+                    "PYTHONPATH": str(Path(__file__).parent / "amx"),
+                },
             )
         until(self._ready, 180, f"vllm serve is ready; see {self._log}")
 

@@ -232,6 +232,8 @@ def test_an_answer_of_v1_tells_how_fast_it_came(real_stack: Stack) -> None:
             ("/chat/completions", {}),
             ("/completions", {"prompt": "x"}),
             ("/chat/completions", {"n": 2}),
+            ("/messages", {}),
+            ("/responses", {"input": "Tell a story"}),
         ):
             begun = time.monotonic()
             answer = http.post(path, json={**body, **more, "include_performance": True}, timeout=60)
@@ -239,7 +241,8 @@ def test_an_answer_of_v1_tells_how_fast_it_came(real_stack: Stack) -> None:
             assert answer.status_code == 200, answer.text
             performance = answer.json()["performance"]
             assert performance["trace_id"] == answer.headers["x-request-id"]
-            tokens = answer.json()["usage"]["completion_tokens"]
+            usage = answer.json()["usage"]
+            tokens = usage.get("completion_tokens", usage.get("output_tokens"))
             # What it tells adds up to less than its client waited.
             assert 0 < performance["ttft_ms"] < took and performance["tps"] > 0
             assert performance["ttft_ms"] + (tokens - 2) / performance["tps"] * 1000 < took

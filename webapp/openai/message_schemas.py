@@ -4,7 +4,7 @@ from typing import Any
 
 from marshmallow import ValidationError, fields, validate, validates_schema
 
-from webapp.openai.schemas import Including
+from webapp.openai.schemas import AnswerSchema, Including
 from webapp.schemas.loading import Integer, Name, Number
 
 #: The least budget for thoughts; Anthropic's bound.
@@ -36,7 +36,7 @@ class CountTokensSchema(Including):
                 raise ValidationError("Must be text, or a list of blocks.", f"messages.{index}.content")
 
 
-class MessagesSchema(CountTokensSchema):
+class MessagesSchema(CountTokensSchema, AnswerSchema):
     """``/v1/messages``."""
 
     max_tokens = Integer(required=True, validate=validate.Range(min=1))
@@ -46,7 +46,6 @@ class MessagesSchema(CountTokensSchema):
     stop_sequences = fields.List(fields.String(validate=validate.Length(min=1)))
     metadata = fields.Dict()
     output_config = fields.Dict()
-    stream = fields.Boolean(truthy={True}, falsy={False})
 
     @validates_schema(skip_on_field_errors=True)
     def _check_budget(self, body: dict[str, Any], **_: Any) -> None:

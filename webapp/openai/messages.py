@@ -17,7 +17,8 @@ bp = Blueprint("messages", __name__, url_prefix="/v1/messages")
 def create() -> Response:
     """A message, whole or streamed."""
     body = parse_body(MessagesSchema)
-    request = OpenAIRequest(body["model"], "/v1/messages", body)
+    timed = bool(body.pop("include_performance", None))
+    request = OpenAIRequest(body["model"], "/v1/messages", body, tells_performance=timed)
     return relay(request, bool(body.get("stream")), AnthropicDialect)
 
 

@@ -4,7 +4,7 @@ from typing import Any
 
 from marshmallow import ValidationError, fields, validate, validates_schema
 
-from webapp.openai.schemas import Including
+from webapp.openai.schemas import AnswerSchema
 from webapp.schemas.loading import Digits, Integer, Name, NullIsAbsentSchema, Number
 
 #: Members that stand for things which are not here.
@@ -16,7 +16,7 @@ _MISSING = {
 }
 
 
-class ResponsesSchema(Including):
+class ResponsesSchema(AnswerSchema):
     """``POST /v1/responses``."""
 
     model = Name(validate=validate.Length(min=1, max=256))
@@ -24,7 +24,6 @@ class ResponsesSchema(Including):
     instructions = fields.String()
     previous_response_id = Name(validate=validate.Length(min=1, max=128))
     store = fields.Boolean(truthy={True}, falsy={False})
-    stream = fields.Boolean(truthy={True}, falsy={False})
     background = fields.Boolean(truthy={True}, falsy={False})
     max_output_tokens = Integer(validate=validate.Range(min=1))
     temperature = Number(validate=validate.Range(min=0.0, max=2.0))
@@ -42,6 +41,8 @@ class ResponsesSchema(Including):
                 raise ValidationError(sentence, name)
         if body.get("background") and body.get("store") is False:
             raise ValidationError("Goes with responses that are kept: leave 'store' out, or send true.", "background")
+        if body.get("background") and body.get("include_performance"):
+            raise ValidationError("Goes with answers that are waited for.", "include_performance")
         given = body["input"]
         if isinstance(given, str):
             return

@@ -37,7 +37,8 @@ def create() -> Response:
 def input_tokens() -> Response:
     """How many tokens a response would be made of."""
     body = parse_body(ResponsesSchema)
-    request = services().responses.request(principal(), {**body, "store": False, "stream": False})
+    whole = {**body, "store": False, "stream": False, "background": False, "include_performance": False}
+    request = services().responses.request(principal(), whole)
     return relay(replace(request, path="/v1/responses/input_tokens", light=True), streamed=False)
 
 

@@ -21,7 +21,20 @@ class MessageSchema(Including):
     role = fields.String(required=True, validate=validate.Length(min=1))
 
 
-class GenerationSchema(Including):
+class AnswerSchema(Including):
+    """What all calls for an answer have in common."""
+
+    stream = fields.Boolean(truthy={True}, falsy={False})
+    #: Ours: the answer tells how fast it came.
+    include_performance = Flag()
+
+    @validates_schema(skip_on_field_errors=True)
+    def _check_performance(self, body: dict[str, Any], **_: Any) -> None:
+        if body.get("include_performance") and body.get("stream"):
+            raise ValidationError("Goes with whole answers: a stream is measured by its reader.", "include_performance")
+
+
+class GenerationSchema(AnswerSchema):
     """What chat and completions have in common."""
 
     model = Name(validate=validate.Length(min=1, max=256))
@@ -35,16 +48,8 @@ class GenerationSchema(Including):
     logit_bias = fields.Dict()
     response_format = fields.Dict()
     structured_outputs = fields.Dict()
-    stream = fields.Boolean(truthy={True}, falsy={False})
-    #: Ours: the answer tells how fast it came.
-    include_performance = Flag()
     #: As in the native interface: 0 to 9, higher is served first. vLLM's own field would have no bounds.
     priority = Integer(validate=validate.Range(min=0, max=9))
-
-    @validates_schema(skip_on_field_errors=True)
-    def _check_performance(self, body: dict[str, Any], **_: Any) -> None:
-        if body.get("include_performance") and body.get("stream"):
-            raise ValidationError("Goes with whole answers: a stream is measured by its reader.", "include_performance")
 
 
 class ChatSchema(GenerationSchema):
