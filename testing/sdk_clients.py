@@ -12,6 +12,7 @@ from typing import Any
 
 import anthropic
 import httpx
+import httpx2
 import litellm
 from anthropic.types import Message, MessageTokensCount, RawMessageStreamEvent
 from langchain_anthropic import ChatAnthropic
@@ -42,37 +43,37 @@ def attempt(name: str, do: Callable[[], Any]) -> None:
 RECORDED: dict[str, list[bytes]] = {}
 
 
-class Recorded(httpx.SyncByteStream):
-    """The body of an answer, told as a line of JSON once it was read to its end."""
+def recorded(kind: type[Any], stream: Any, path: str) -> Any:
+    """Return an answer's body, which is told as a line of JSON once its reader is done. ``kind``: of the library."""
+    parts: list[bytes] = []
 
-    def __init__(self, stream: Any, path: str) -> None:
-        self._stream, self._path = stream, path
-
-    def __iter__(self) -> Iterator[bytes]:
-        body = b""
-        for part in self._stream:
-            body += part
+    def __iter__(self: Any) -> Iterator[bytes]:
+        for part in stream:
+            parts.append(part)
             yield part
-        if self._path.startswith("/v1/messages"):
-            RECORDED.setdefault(self._path, []).append(body)
+
+    def close(self: Any) -> None:
+        stream.close()
+        body = b"".join(parts)
+        if path.startswith("/v1/messages"):
+            RECORDED.setdefault(path, []).append(body)
         else:
-            sys.stdout.write(json.dumps({"answered": self._path, "body": body.decode()}) + "\n")
+            sys.stdout.write(json.dumps({"answered": path, "body": body.decode()}) + "\n")
 
-    def close(self) -> None:
-        self._stream.close()
+    return type("Recorded", (kind,), {"__iter__": __iter__, "close": close})()
 
 
-def record_answers() -> None:
-    """Let whatever asks by httpx have its answers told."""
-    ask = httpx.HTTPTransport.handle_request
+def record_answers(library: Any) -> None:
+    """Let whatever asks by a library (``httpx``, and what came after it) have its answers told."""
+    ask = library.HTTPTransport.handle_request
 
-    def handle_request(self: httpx.HTTPTransport, request: httpx.Request) -> httpx.Response:
+    def handle_request(self: Any, request: Any) -> Any:
         answer = ask(self, request)
         if answer.status_code == 200:
-            answer.stream = Recorded(answer.stream, request.url.path)
+            answer.stream = recorded(library.SyncByteStream, answer.stream, request.url.path)
         return answer
 
-    httpx.HTTPTransport.handle_request = handle_request  # type: ignore[method-assign]
+    library.HTTPTransport.handle_request = handle_request
 
 
 def check_messages(body: bytes) -> int:
@@ -140,7 +141,8 @@ def langchain(name: str, model: Any) -> None:
 
 
 def main() -> None:
-    record_answers()
+    for library in (httpx, httpx2):
+        record_answers(library)
     common: Any = {"model": MODEL, "api_key": KEY, "temperature": 0, "max_tokens": 600}
     chat = ChatOpenAI(base_url=V1, **common)
     langchain("langchain chat", chat)

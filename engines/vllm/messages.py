@@ -17,6 +17,7 @@ from engines.vllm.internals import (
 #: What templates and parsers call it.
 _NO_THOUGHTS = {"enable_thinking": False, "thinking": False}
 _ERROR = 'data: {"error"'
+_BLOCK = "event: content_block_start\n"
 
 
 class Messages(Chat, AnthropicServingMessages):
@@ -45,7 +46,7 @@ class Messages(Chat, AnthropicServingMessages):
         return _Message.model_construct(**dict(answer))
 
     async def message_stream_converter(self, generator: AsyncGenerator[str, None]) -> AsyncGenerator[str, None]:
-        """As vLLM's own, which would take an error of the chat for a chunk."""
+        """As vLLM's own, which would take an error of the chat for a chunk; thoughts begin with all members."""
         errors: list[str] = []
 
         async def chunks() -> AsyncGenerator[str, None]:
@@ -56,7 +57,7 @@ class Messages(Chat, AnthropicServingMessages):
                 yield item
 
         async for event in super().message_stream_converter(chunks()):
-            yield event
+            yield _with_signature(event) if event.startswith(_BLOCK) else event
         for item in errors:
             yield f"event: error\n{item}"
 
@@ -66,6 +67,16 @@ class Messages(Chat, AnthropicServingMessages):
         if isinstance(answer, AnthropicCountTokensResponse):
             answer.context_management = None
         return answer
+
+
+def _with_signature(event: str) -> str:
+    head, data = event.split("data: ", 1)
+    document = json.loads(data)
+    block = document["content_block"]
+    if block["type"] != "thinking" or block.get("signature") is not None:
+        return event
+    block["signature"] = ""
+    return f"{head}data: {json.dumps(document, ensure_ascii=False, separators=(',', ':'))}\n\n"
 
 
 class _Message(AnthropicMessagesResponse):
