@@ -6,7 +6,7 @@ from dataclasses import replace
 from typing import Any
 
 from engines.types import HttpCall, HttpPart, HttpStart
-from engines.vllm.form_check import FormCheck
+from engines.vllm.form_check import FormCheck, forms
 from engines.vllm.refusal_words import explain
 
 _MODEL = b'"model":"'
@@ -15,6 +15,8 @@ _DATA = b"data: "
 _ERRORS = (b'data: {"error"', b"event: error\n")
 #: How vLLM refuses a form that it cannot compile; what follows is its library's own state.
 _UNTOLD = ("Invalid grammar specification", "Grammar error")
+#: How it refuses one that its library would not keep to, where an operator has named the library.
+_UNSUPPORTED = "schema contains features not supported"
 #: Members that ask for a form.
 _FORMS = (b'"response_format"', b'"structured_outputs"', b'"tools"', b'"output_config"', b'"text":{')
 
@@ -66,6 +68,9 @@ class OpenAIAnswers:
         message, param, word = explain(
             json.loads(call.body), str(error.get("message") or "The request was refused"), error.get("param")
         )
+        if param is None and _UNSUPPORTED in message:
+            param = next((form.field for form in forms(json.loads(call.body))), None)
+            word = "invalid_schema"
         code = error.get("code")
         if word is None and isinstance(code, str) and not code.isdigit():
             word = code

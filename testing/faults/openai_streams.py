@@ -12,7 +12,8 @@ from testing import tool_model
 from testing.stack import KEY, Stack
 from testing.tool_model import transcripts
 
-MODELS = {"default": "tools", "models": {"tools": tool_model.ENTRY}}
+#: With 16 bits what goes on behind a seam may fall otherwise between two equals.
+MODELS = {"default": "tools", "models": {"tools": {**tool_model.ENTRY, "dtype": "float32"}}}
 _ROWS = {"type": "object", "properties": {"rows": {"type": "array", "items": {"type": "integer"}}}}
 _NONE = {"type": "object", "properties": {}}
 _FORM = {

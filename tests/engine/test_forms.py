@@ -41,7 +41,8 @@ LEGAL = ("recursion", "several types")
 
 @pytest.fixture(scope="module")
 def stack(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Stack]:
-    with serving(tmp_path_factory.mktemp("forms"), {"tools": tool_model.ENTRY}) as stack:
+    strict = {**tool_model.ENTRY, "engineArgs": {"structured_outputs_config": {"backend": "xgrammar"}}}
+    with serving(tmp_path_factory.mktemp("forms"), {"tools": tool_model.ENTRY, "strict": strict}) as stack:
         yield stack
 
 
@@ -113,6 +114,18 @@ def test_a_schema_is_refused_by_name_or_kept_to(stack: Stack, raw: httpx.Client,
     plain = raw.post("/chat/completions", json={"model": "tools", "messages": _TURN, "max_tokens": 3})
     assert plain.status_code == 200
     assert stack.fleet().living[0].instance_id == worker.instance_id
+
+
+def test_an_operator_may_have_refused_what_is_not_kept_to(raw: httpx.Client) -> None:
+    schema = {"type": "object", "properties": {"n": {"type": "integer", "multipleOf": 7}}, "required": ["n"]}
+    form = {"type": "json_schema", "json_schema": {"name": "s", "schema": schema}}
+    body = {"messages": _TURN, "max_tokens": 20, "response_format": form}
+    assert raw.post("/chat/completions", json={"model": "tools", **body}).status_code == 200
+    for streamed in (False, True):
+        refused = raw.post("/chat/completions", json={"model": "strict", "stream": streamed, **body})
+        assert refused.status_code == 400, refused.text
+        error = refused.json()["error"]
+        assert (error["param"], error["code"]) == ("response_format.json_schema.schema", "invalid_schema"), error
 
 
 def test_a_model_that_is_stuck_in_blanks_comes_to_an_end(raw: httpx.Client) -> None:

@@ -25,6 +25,8 @@ _DEMO = {
     "enforceEager": True,
     "kvCacheMemoryBytes": 2**27,
     "maxModelLen": _CONTEXT,
+    # With 16 bits what goes on behind a seam may fall otherwise between two equals.
+    "dtype": "float32",
 }
 #: Chunks that the client has got when the worker is killed.
 _KILL_AT = 12

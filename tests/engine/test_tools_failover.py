@@ -51,7 +51,8 @@ CELLS: dict[str, tuple[dict[str, Any], int]] = {
 @pytest.fixture(scope="module")
 def stack(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Stack]:
     require(find_spec("vllm") is not None, "vLLM is not installed (bin/test installs it)")
-    stack = Stack(tmp_path_factory.mktemp("tools"), {"default": "tools", "models": {"tools": tool_model.ENTRY}})
+    entry = {**tool_model.ENTRY, "dtype": "float32"}
+    stack = Stack(tmp_path_factory.mktemp("tools"), {"default": "tools", "models": {"tools": entry}})
     try:
         stack.start_web()
         stack.spawn_worker("w1")
