@@ -145,11 +145,12 @@ def test_of_several_choices_one_has_ended(stack: Stack, by_text: bool) -> None:
     """Each has its own end: one of them before its worker dies."""
     both_ready(stack)
     body: dict[str, Any] = {**_CHAT, "n": 3, "temperature": 1.5, "max_tokens": 400}
-    for seed in range(40):
+    for seed in range(100):
         body["seed"], expected = seed, Choices()
         expected.read(stack, body)
-        lengths = sorted(expected.chunks.values())
-        if lengths[0] + 60 < lengths[-1]:
+        # Of texts: how many chunks they come in is the machine's load.
+        lengths = sorted(map(len, expected.texts.values()))
+        if len(lengths) == 3 and lengths[0] + 200 < lengths[-1]:
             break
     else:
         raise AssertionError("with no seed one choice ends long before another")
