@@ -23,7 +23,7 @@ from engines.vllm.responses import use_responses
 #: In the body of a call that offers tools, whichever API it is of.
 _TOOLS = b'"tools"'
 #: How long the application may take to end what it does for a client that left. Seconds.
-_LEAVE_SECONDS = 5.0
+_DISCONNECT_SECONDS = 5.0
 #: An ASGI message.
 _Message = MutableMapping[str, Any]
 
@@ -70,7 +70,7 @@ class OpenAIApp:
             # A failure inside the application is raised here, after what it had sent.
             await task
         finally:
-            if not await connection.leave(task):
+            if not await connection.on_disconnect(task):
                 task.cancel()
             with contextlib.suppress(asyncio.CancelledError, Exception):
                 await task
@@ -102,7 +102,7 @@ class _Connection:
     def __init__(self, call: HttpCall, tokens: CallTokens) -> None:
         self.parts: asyncio.Queue[HttpStart | HttpPart | None] = asyncio.Queue()
         self._tokens = tokens
-        self._left = asyncio.Event()
+        self._disconnected = asyncio.Event()
         #: Whether the application waits for its client to leave, until when, and whether it was told.
         self._watched = False
         self._unwatched = asyncio.Event()
@@ -136,23 +136,23 @@ class _Connection:
         self._watched = True
         self._unwatched.clear()
         try:
-            await self._left.wait()
+            await self._disconnected.wait()
             self._told = True
         finally:
             self._unwatched.set()
         return {"type": "http.disconnect"}
 
-    async def leave(self, task: asyncio.Task[None]) -> bool:
+    async def on_disconnect(self, task: asyncio.Task[None]) -> bool:
         """Tell the application that its client left. False where it does not hear that: while it sends a stream.
 
         A whole answer it makes in a task of its own, which it ends when it is told, and not when ``task`` is cancelled.
         """
-        self._left.set()
+        self._disconnected.set()
         if self._watched and not task.done():
             await self._unwatched.wait()
         if not self._told:
             return False
-        await asyncio.wait({task}, timeout=_LEAVE_SECONDS)
+        await asyncio.wait({task}, timeout=_DISCONNECT_SECONDS)
         return task.done()
 
     async def send(self, message: _Message) -> None:

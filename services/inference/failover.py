@@ -10,13 +10,14 @@ import logging
 import math
 import threading
 import time
-from collections.abc import Callable, Iterable, Iterator
-from contextlib import ExitStack, contextmanager
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 
 import redis
 from redis.exceptions import RedisError
 
+from services.inference.unattended import Unattended
 from store.redis.presence import SETTLE_SECONDS, Fleet, PresenceReader
 from store.redis.request_records import RequestRecord, RequestStore
 from store.token_log import log as token_log
@@ -38,8 +39,6 @@ _SCAN_SECONDS = 1.0
 #: when a worker has been lost since it was sent. Seconds.
 _MISSING_SECONDS = 5.0
 _MISSING_SECONDS_AFTER_LOSS = 1.0
-#: How long a request that nobody follows is looked after behind each look at it. Seconds; clients ask every few.
-_LOOK_AFTER_SECONDS = 15.0
 
 
 @dataclass
@@ -109,8 +108,8 @@ class Failover:
         self._backlog = queue_depth
         self._attempts = Attempts(redis_client)
         self._watched: dict[str, WatchedRequest] = {}
-        #: Requests that nobody follows: until when, and what ends their watch.
-        self._looked_after: dict[str, tuple[float, ExitStack]] = {}
+        #: Those that nobody follows.
+        self.unattended = Unattended(redis_client, self.watch)
         self._lock = threading.Lock()
         self._settled = 0.0
         self._scanned = 0.0
@@ -134,47 +133,23 @@ class Failover:
                 if not watched.followers:
                     self._watched.pop(record.id, None)
 
-    def look_after(
-        self, record: RequestRecord, entries: Iterable[Entry], queue: str = "", fleet: Fleet | None = None
-    ) -> None:
-        """As :meth:`watch`, for a request that nobody follows here, and for some seconds. ``entries``: its log."""
-        with self._lock:
-            known = self._looked_after.pop(record.id, None)
-        with ExitStack() as stack:
-            watched = stack.enter_context(self.watch(record, queue, fleet))
-            for entry in entries:
-                watched.observe(entry)
-            if known is not None:
-                known[1].close()
-            with self._lock:
-                self._looked_after[record.id] = time.monotonic() + _LOOK_AFTER_SECONDS, stack.pop_all()
-
-    def _forget_unasked(self) -> None:
-        """Stop looking after what nobody has asked for any more."""
-        now = time.monotonic()
-        with self._lock:
-            over = [request_id for request_id, (ends, _) in self._looked_after.items() if now >= ends]
-            stacks = [self._looked_after.pop(request_id)[1] for request_id in over]
-        for stack in stacks:
-            stack.close()
-
     def close(self) -> None:
         self._stop.set()
         self._thread.join(timeout=5)
 
     def _run(self) -> None:
         while not self._stop.wait(TICK_SECONDS):
-            self._forget_unasked()
-            with self._lock:
-                watched_requests = [watched for watched in self._watched.values() if not watched.ended]
             try:
+                self.unattended.refresh()
+                with self._lock:
+                    watched_requests = [watched for watched in self._watched.values() if not watched.ended]
                 # Also while there is nothing to look after: so no request waits for these answers.
                 fleet = self._presence.fleet(fresh=True)
                 self._backlog.refresh()
                 if watched_requests:
                     self._check(watched_requests, fleet)
             except (RedisError, OSError) as error:
-                if watched_requests:
+                if self._watched:
                     log.warning("Redis is away, no worker is judged: %s", error)
                 self._settled = time.monotonic() + SETTLE_SECONDS
             except Exception:

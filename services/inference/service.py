@@ -75,7 +75,7 @@ class InferenceService:
             return
         with self.idempotency.forget_on_error(submission.idempotency_name):
             submit.submit(self.client, self.requests, submission.record, submission.route.queue, attempt=1)
-        self.failover.look_after(submission.record, [], submission.route.queue, submission.route.fleet)
+        self.failover.unattended.look_after(submission.record, submission.route.queue, submission.route.fleet)
 
     def look_after(self, request_id: str) -> None:
         """Let a request that nobody follows go on, where its worker is lost, or end, where its time is over.
@@ -88,7 +88,7 @@ class InferenceService:
         if time.time() > record.deadline + DEADLINE_GRACE_SECONDS:
             self.cancellation.end_at_deadline(record)
         else:
-            self.failover.look_after(record, token_log.read(self.client, request_id))
+            self.failover.unattended.look_after(record)
 
     @contextmanager
     def resume(self, context: RequestContext, record: RequestRecord, after: EntryId) -> Iterator[RequestStream]:

@@ -3,11 +3,30 @@
 import json
 import os
 import signal
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, field
+from importlib.util import find_spec
+from pathlib import Path
 from typing import Any
 
 from testing.stack import Stack
 from testing.waiting import until
+from tests.conftest import require
+
+
+@contextmanager
+def two_workers(folder: Path, model: str, entry: dict[str, Any], **env: str) -> Iterator[Stack]:
+    """A front door, and two workers of one model on real vLLM that may still load (:func:`both_ready`)."""
+    require(find_spec("vllm") is not None, "vLLM is not installed (bin/test installs it)")
+    stack = Stack(folder, {"default": model, "models": {model: entry}}, env=env)
+    try:
+        stack.start_web()
+        stack.spawn_worker("w1")
+        stack.spawn_worker("w2")
+        yield stack
+    finally:
+        stack.close()
 
 
 @dataclass

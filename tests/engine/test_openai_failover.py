@@ -3,7 +3,6 @@ undisturbed run says, in one piece."""
 
 import logging
 from collections.abc import Iterator
-from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -13,8 +12,7 @@ from settings import ROOT
 from store.token_log import log as token_log
 from testing.stack import Stack
 from testing.waiting import until
-from tests.conftest import require
-from tests.engine.failover import ask, both_ready, kill_worker_of, log_of
+from tests.engine.failover import ask, both_ready, kill_worker_of, log_of, two_workers
 
 _log = logging.getLogger(__name__)
 pytestmark = [pytest.mark.timeout(600)]
@@ -69,16 +67,8 @@ BODIES: dict[str, dict[str, Any]] = {
 
 @pytest.fixture(scope="module")
 def stack(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Stack]:
-    require(find_spec("vllm") is not None, "vLLM is not installed (bin/test installs it)")
-    models = {"default": "demo", "models": {"demo": {**_DEMO, "toolCallParser": "hermes"}}}
-    stack = Stack(tmp_path_factory.mktemp("v1"), models)
-    try:
-        stack.start_web()
-        stack.spawn_worker("w1")
-        stack.spawn_worker("w2")
+    with two_workers(tmp_path_factory.mktemp("v1"), "demo", {**_DEMO, "toolCallParser": "hermes"}) as stack:
         yield stack
-    finally:
-        stack.close()
 
 
 #: In every run; the others with ``--all``.

@@ -1,12 +1,10 @@
 """What people's clients do, unchanged, on real vLLM and real training: each call once, each answer by its shape."""
 
 import asyncio
-import base64
 import json
 import subprocess
 import sys
 import threading
-from array import array
 from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
@@ -15,15 +13,11 @@ from typing import Any
 import httpx
 import openai
 import pytest
-from openai.types import Batch, CreateEmbeddingResponse, FileObject, Model
-from openai.types import Completion as TextCompletion
-from openai.types.chat import ChatCompletion, ChatCompletionChunk
-from openai.types.fine_tuning import FineTuningJob
-from openai.types.responses import Response, ResponseStreamEvent
-from pydantic import BaseModel, TypeAdapter
+from pydantic import BaseModel
 
 from settings import ROOT
 from testing import tool_model
+from testing.openai_shapes import Shapes, validate, validate_event
 from testing.stack import GATEWAY_TOKEN, KEY, Stack
 from testing.tool_model import transcripts
 from testing.waiting import until
@@ -43,66 +37,6 @@ MODELS = {
 #: Behind its thought the model writes an empty line.
 COUNTED = "\n\n" + "\n".join(str(number) for number in range(1, 81))
 CALLED = [["f", {"a": "x"}], ["g", {}]]
-
-
-#: What the events of a stream are.
-_EVENTS: dict[str, Any] = {"/v1/chat/completions": ChatCompletionChunk, "/v1/responses": ResponseStreamEvent}
-
-
-class Shapes(httpx.Client):
-    """Checks every answer against the SDK's own types, strictly; nulls that a shape does not allow are dropped."""
-
-    def send(self, request: httpx.Request, **options: Any) -> httpx.Response:
-        answer = super().send(request, **options)
-        if answer.status_code == 200 and "json" in answer.headers.get("content-type", ""):
-            answer.read()
-            validate(answer.json())
-        return answer
-
-
-_SHAPES: dict[str, type[BaseModel]] = {
-    "chat.completion": ChatCompletion,
-    "chat.completion.chunk": ChatCompletionChunk,
-    "text_completion": TextCompletion,
-    "response": Response,
-    "file": FileObject,
-    "batch": Batch,
-    "fine_tuning.job": FineTuningJob,
-    "model": Model,
-}
-
-
-def validate(document: Any) -> None:
-    """Raise what pydantic raises for a document that its shape does not allow."""
-    if document.get("object") == "list":
-        if document.get("usage") is not None:
-            # The SDK asks for base64, and decodes it after this.
-            for each in document["data"]:
-                packed = each["embedding"]
-                each["embedding"] = list(array("f", base64.b64decode(packed))) if isinstance(packed, str) else packed
-            CreateEmbeddingResponse.model_validate_json(json.dumps(document))
-            return
-        for each in document["data"]:
-            validate(each)
-    elif document.get("deleted") is None and document.get("object") in _SHAPES:
-        if document.get("status") == "paused":
-            # The enum of OpenAI's own document lacks it, and its example has it.
-            return
-        _SHAPES[document["object"]].model_validate_json(json.dumps(without_nulls(document)), strict=False)
-
-
-def without_nulls(value: Any) -> Any:
-    """What vLLM says beyond the shapes is often null."""
-    if isinstance(value, dict):
-        return {name: without_nulls(item) for name, item in value.items() if item is not None or name in _KEPT_NULLS}
-    return [without_nulls(item) for item in value] if isinstance(value, list) else value
-
-
-#: Members that a shape requires and allows to be null.
-_KEPT_NULLS = {
-    *("error", "incomplete_details", "instructions", "metadata", "temperature", "top_p", "content", "refusal"),
-    *("finish_reason", "logprobs", "fine_tuned_model", "finished_at", "trained_tokens", "validation_file", "tokens"),
-}
 
 
 @pytest.fixture(scope="module")
@@ -378,8 +312,7 @@ def test_every_answer_to_them_has_its_shape(tried: dict[str, Any]) -> None:
             continue
         for line in body.splitlines():
             if line.startswith("data: {"):
-                event = without_nulls(json.loads(line[6:]))
-                TypeAdapter(_EVENTS[path]).validate_json(json.dumps(event), strict=False)
+                validate_event(path, json.loads(line[6:]))
                 checked[f"{path} streamed"] += 1
     assert {path for path, count in checked.items() if count > 1} == {
         "/v1/chat/completions",

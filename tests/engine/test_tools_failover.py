@@ -4,7 +4,6 @@ import os
 import signal
 import threading
 from collections.abc import Callable, Iterator
-from importlib.util import find_spec
 from typing import Any
 
 import anthropic
@@ -14,8 +13,7 @@ import pytest
 from testing import tool_model
 from testing.stack import KEY, Stack
 from testing.tool_model import transcripts
-from tests.conftest import require
-from tests.engine.failover import Answer, ask, both_ready, kill_worker_of, log_of
+from tests.engine.failover import Answer, ask, both_ready, kill_worker_of, log_of, two_workers
 
 pytestmark = [pytest.mark.timeout(900)]
 
@@ -50,16 +48,8 @@ CELLS: dict[str, tuple[dict[str, Any], int]] = {
 
 @pytest.fixture(scope="module")
 def stack(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Stack]:
-    require(find_spec("vllm") is not None, "vLLM is not installed (bin/test installs it)")
-    entry = {**tool_model.ENTRY, "dtype": "float32"}
-    stack = Stack(tmp_path_factory.mktemp("tools"), {"default": "tools", "models": {"tools": entry}})
-    try:
-        stack.start_web()
-        stack.spawn_worker("w1")
-        stack.spawn_worker("w2")
+    with two_workers(tmp_path_factory.mktemp("tools"), "tools", {**tool_model.ENTRY, "dtype": "float32"}) as stack:
         yield stack
-    finally:
-        stack.close()
 
 
 def struck(stack: Stack, kill_at: int, run: Callable[[int], tuple[str, Any]]) -> Any:

@@ -6,7 +6,6 @@ import signal
 import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
-from importlib.util import find_spec
 from typing import Any
 
 import httpx
@@ -19,8 +18,7 @@ from tasks.worker.inference.portions import decode_portions
 from testing import batches
 from testing.stack import KEY, Stack
 from testing.waiting import until
-from tests.conftest import require
-from tests.engine.failover import both_ready
+from tests.engine.failover import both_ready, two_workers
 
 pytestmark = [pytest.mark.timeout(600)]
 
@@ -54,16 +52,8 @@ BODIES: dict[str, tuple[str, dict[str, Any]]] = {
 
 @pytest.fixture(scope="module")
 def stack(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Stack]:
-    require(find_spec("vllm") is not None, "vLLM is not installed (bin/test installs it)")
-    models = {"default": "demo", "models": {"demo": _DEMO}}
-    stack = Stack(tmp_path_factory.mktemp("whole"), models, env={"CY_LLM_DRAIN_SECONDS": "0"})
-    try:
-        stack.start_web()
-        stack.spawn_worker("w1")
-        stack.spawn_worker("w2")
+    with two_workers(tmp_path_factory.mktemp("whole"), "demo", _DEMO, CY_LLM_DRAIN_SECONDS="0") as stack:
         yield stack
-    finally:
-        stack.close()
 
 
 def ask(stack: Stack, path: str, body: dict[str, Any], request_id: str) -> dict[str, Any]:
