@@ -40,12 +40,8 @@ class Cancellation:
             ended = self.snapshot(record).last is None and self._end(record, outcomes.cancelled(None))
             if not ended:
                 control.send(self._redis, Command.CANCEL, record.id)
-        elif not token_log.release_unopened(self._redis, record.id, self.lifetime(record), Reason.CLIENT_GONE):
+        elif not token_log.release_unopened(self._redis, record.id, record.lifetime(self._ttl), Reason.CLIENT_GONE):
             control.send(self._redis, Command.RELEASE, record.id)
-
-    def lifetime(self, record: RequestRecord) -> int:
-        """Return how long what belongs to an unfinished request must be kept, in seconds."""
-        return max(1, int(record.deadline - time.time())) + self._ttl
 
     def cancel(self, record: RequestRecord) -> None:
         """End a request for good. A running one is ended by its worker, which knows the usage.

@@ -233,9 +233,7 @@ class Failover:
                 # Taken away by an operator: nobody will come.
                 self._end(watched, outcomes.not_served(record.model))
             return
-        claim = self._attempts.claim(
-            record.id, watched.attempt, worker_crashed, self._ttl + int(record.deadline - time.time())
-        )
+        claim = self._attempts.claim(record.id, watched.attempt, worker_crashed, record.lifetime(self._ttl))
         watched.mark_resubmitted(claim.attempt, queue, fleet)
         if not claim.won:
             return

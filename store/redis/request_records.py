@@ -124,6 +124,10 @@ class RequestRecord:
         """Whether its worker may stop it for a request that somebody waits for."""
         return bool(self.payload.get("preemptible"))
 
+    def lifetime(self, ttl: int) -> int:
+        """Return how long what belongs to it must be kept, in seconds: to its deadline and ``ttl`` beyond."""
+        return max(1, int(self.deadline - time.time())) + ttl
+
     @property
     def trace_id(self) -> str:
         """What its client knows it by: its own word for it, or the id."""
@@ -147,8 +151,8 @@ class RequestStore:
 
     def save(self, record: RequestRecord, client: redis.Redis | None = None) -> None:
         """Keep a record; through ``client``, a pipeline, where one is given."""
-        lifetime = max(1, int(record.deadline - time.time())) + self._ttl
-        (self.client if client is None else client).set(redis_keys.request(record.id), record.to_json(), ex=lifetime)
+        keeping = self.client if client is None else client
+        keeping.set(redis_keys.request(record.id), record.to_json(), ex=record.lifetime(self._ttl))
 
     def load(self, request_id: str) -> RequestRecord | None:
         text = self.client.get(redis_keys.request(request_id))

@@ -47,7 +47,8 @@ def watching(redis_client: redis.Redis, workers: Workers, monkeypatch: Any) -> I
     found.close()
 
 
-RECORD = RequestRecord(id="gen-1", kind="openai", model="m", owner="o", deadline=time.time() + 600, payload={})
+#: Of a deadline that is over: a request may outlive it by a last attempt.
+RECORD = RequestRecord(id="gen-1", kind="openai", model="m", owner="o", deadline=time.time() - 600, payload={})
 
 
 def write(client: redis.Redis, entry_id: str, kind: str, **data: Any) -> None:
