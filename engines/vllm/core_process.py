@@ -89,8 +89,9 @@ def continue_requests() -> None:
         count = _delivered(request.sampling_params)
         if count:
             delivered = list(request.output_token_ids)[:count]
-            start = _constrained_from(self, request, delivered)
-            if start is not None:
+            # As where they came one by one: thoughts are bound by no grammar.
+            start, _ = self._get_constraint_bounds(request, delivered, spec_tokens_committed=True)
+            if start <= count:
                 request.structured_output_request.reasoning_ended = True
                 if not grammar.accept_tokens(request.request_id, delivered[start:]):
                     raise ValueError("what was delivered does not have the form that is asked for")
@@ -130,19 +131,3 @@ def _tell_all_tokens() -> None:
 def _delivered(parameters: Any) -> int:
     """Return how many tokens of a request had been delivered when it came. ``parameters``: its ``SamplingParams``."""
     return 0 if parameters is None else int((parameters.extra_args or {}).get(DELIVERED_ARGUMENT, 0))
-
-
-def _constrained_from(manager: Any, request: Any, delivered: list[int]) -> int | None:
-    """Return how many of the delivered tokens were thoughts, which no grammar binds; None where all were."""
-    reasoner = manager._get_reasoner(request)
-    prompt = list(request.prompt_token_ids)
-    if reasoner is None or manager.enable_in_reasoning or request.structured_output_request.reasoning_ended:
-        return 0
-    if reasoner.is_reasoning_end(prompt):
-        return 0
-    so_far = prompt
-    for count, token in enumerate(delivered, 1):
-        so_far.append(token)
-        if reasoner.is_reasoning_end_streaming(so_far, [token]):
-            return count
-    return None

@@ -126,7 +126,8 @@ def test_a_grammar_is_made_in_one_place_of_the_core() -> None:
     from vllm.v1.structured_output.backend_types import StructuredOutputGrammar
 
     assert parameters(StructuredOutputManager._create_grammar) == ["self", "request"], VERSION
-    assert parameters(StructuredOutputManager._get_reasoner) == ["self", "request"], VERSION
+    bounds = parameters(StructuredOutputManager._get_constraint_bounds)
+    assert bounds == ["self", "request", "spec_tokens", "spec_tokens_committed"], VERSION
     assert parameters(StructuredOutputGrammar.accept_tokens) == ["self", "request_id", "tokens"], VERSION
 
 
