@@ -123,6 +123,8 @@ class HttpCall:
     adapter: str | None = None
     #: What the answer calls the model; None leaves the name that the body has.
     asked_name: str | None = None
+    #: Whether it goes on while nobody follows it, and the answer says so where its API has a word for that.
+    detached: bool = False
     #: What the delivered part of a stream, or the unfinished one of a whole answer, was made of; it goes on after it.
     delivered: tuple[Portion, ...] = ()
     #: What the engine counts while it answers.

@@ -96,7 +96,7 @@ class ResponsesService:
         stored = self._find(principal, wanted)
         if stored.result is None:
             return self._unfinished(stored)
-        # Its worker knows nothing of that.
+        # As it was asked for, whoever made the end.
         return {**stored.result, "background": bool(stored.outline.get("background"))}
 
     def input_items(

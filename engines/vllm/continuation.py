@@ -42,6 +42,7 @@ class CallTokens:
 
     def __init__(self, call: HttpCall, unmerged: bool = False) -> None:
         self.delivered = call.delivered
+        self.detached = call.detached
         #: Whether the application must get each output by itself.
         self.unmerged = unmerged
         self._meter = call.meter

@@ -13,6 +13,7 @@ from typing import Any, Literal
 
 from fastapi.responses import JSONResponse
 
+from engines.vllm.continuation import CURRENT_CALL
 from engines.vllm.cut_answers import mark_cut, read_cut_answers
 from engines.vllm.internals import (
     ErrorResponse,
@@ -118,6 +119,8 @@ class _NoMemory(dict[str, Any]):
 
 def _complete(response: Any) -> None:
     """Fill members that vLLM leaves out, or empty, and clients read."""
+    call = CURRENT_CALL.get()
+    response.background = call is not None and call.detached
     response.error = None
     response.completed_at = int(time.time()) if response.status == "completed" else None
     response.metadata = response.metadata or {}

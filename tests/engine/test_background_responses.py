@@ -71,11 +71,13 @@ def test_a_stream_in_the_background_goes_on_when_its_client_leaves(client: opena
         events = iter(stream)
         seen = [next(events) for _ in range(6)]
     begun = seen[0].response  # type: ignore[union-attr]
+    assert begun.background
     done = ended(client, begun.id)
     assert done.status == "completed" and done.background and words(done) == words(usual)
     last = seen[-1].sequence_number
     rest = list(client.responses.retrieve(begun.id, stream=True, starting_after=last))
     assert rest[0].sequence_number == last + 1 and rest[-1].type == "response.completed"
+    assert rest[-1].response.background
 
 
 @pytest.mark.full

@@ -139,6 +139,7 @@ async def _relay_http(
         active.record.body,
         _adapter_path(active.record.payload.get("adapter"), host.settings.adapters_root),
         active.record.payload.get("asked_name"),
+        active.record.detached,
     )
 
     def refuse() -> None:
