@@ -3,7 +3,7 @@
 from collections.abc import AsyncGenerator, AsyncIterator
 from typing import Any
 
-from engines.vllm.continuation import CURRENT_CALL
+from engines.vllm.call_tokens import CURRENT_CALL
 from engines.vllm.internals import CompletionRequest, CompletionResponse, OpenAIServingCompletion, RequestOutput
 
 

@@ -13,9 +13,9 @@ from vllm.lora.request import LoRARequest
 from engines.model_spec import ModelSpec
 from engines.types import HttpCall, HttpPart, HttpStart
 from engines.vllm.arguments import chat_template_text, generation_config
+from engines.vllm.call_tokens import CURRENT_CALL, CallTokens
 from engines.vllm.chat import use_chat
 from engines.vllm.completions import use_completions
-from engines.vllm.continuation import CURRENT_CALL, CallTokens
 from engines.vllm.internals import build_openai_app, has_chat_template, name_adapter
 from engines.vllm.messages import use_messages
 from engines.vllm.responses import use_responses

@@ -13,7 +13,7 @@ from typing import Any, Literal
 
 from fastapi.responses import JSONResponse
 
-from engines.vllm.continuation import CURRENT_CALL
+from engines.vllm.call_tokens import CURRENT_CALL
 from engines.vllm.cut_answers import mark_cut, read_cut_answers
 from engines.vllm.internals import (
     ErrorResponse,

@@ -17,7 +17,8 @@ from vllm.lora.request import LoRARequest
 from vllm.outputs import RequestOutput
 from vllm.sampling_params import SamplingParams
 
-from engines.vllm.continuation import CURRENT_CALL, noted
+from engines.vllm.call_tokens import CURRENT_CALL
+from engines.vllm.continuation import noted
 from engines.vllm.internals import EngineDeadError, SyncEngine
 from engines.vllm.stats import LoadStats
 

@@ -11,7 +11,7 @@ from sqlalchemy.exc import SQLAlchemyError
 from services.access import Access
 from services.context import RequestContext
 from services.inference.cancellation import Cancellation
-from services.inference.failover import WatchedRequest
+from services.inference.watched_request import WatchedRequest
 from services.lifecycle import Lifecycle
 from store.redis.request_records import RequestRecord
 from store.token_log.entries import Entry, EntryId, Kind

@@ -14,10 +14,11 @@ from services.errors import RequestNotFound, UnknownEventId
 from services.idempotency import Idempotency
 from services.inference.admission import Admission
 from services.inference.cancellation import Cancellation
-from services.inference.failover import Failover, WatchedRequest
+from services.inference.failover import Failover
 from services.inference.request_stream import DEADLINE_GRACE_SECONDS, RequestStream
 from services.inference.routing import Route
 from services.inference.submission import GenerationRequest, OpenAIRequest, Submission
+from services.inference.watched_request import WatchedRequest
 from services.lifecycle import Lifecycle
 from services.limits import Limits
 from store.redis.request_records import RequestRecord, RequestStore

@@ -8,28 +8,22 @@ import time
 from collections.abc import Callable
 from contextlib import AbstractContextManager, ExitStack
 from dataclasses import dataclass, field
-from typing import Protocol
 
 import redis
 
+from services.inference.watched_request import WatchedRequest
 from store.redis.presence import Fleet
 from store.redis.request_records import RequestRecord
 from store.token_log import log as token_log
-from store.token_log.entries import START, Entry, EntryId
+from store.token_log.entries import START, EntryId
 
 #: How long one is looked after behind a look at it. Seconds; clients ask every few.
 LOOK_AFTER_SECONDS = 15.0
 
 
-class Watched(Protocol):
-    """What failover knows of a request."""
-
-    def observe(self, entry: Entry) -> None: ...
-
-
 @dataclass
 class _Unattended:
-    watched: Watched
+    watched: WatchedRequest
     #: Ends the watch.
     stack: ExitStack
     #: When it is over (``time.monotonic``).
@@ -44,7 +38,7 @@ class Unattended:
     def __init__(
         self,
         client: redis.Redis,
-        watch: Callable[[RequestRecord, str, Fleet | None], AbstractContextManager[Watched]],
+        watch: Callable[[RequestRecord, str, Fleet | None], AbstractContextManager[WatchedRequest]],
     ) -> None:
         self._redis = client
         self._watch = watch

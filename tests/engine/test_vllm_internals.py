@@ -28,6 +28,7 @@ with warnings.catch_warnings():
 
     from engines.vllm import internals, tuning
     from engines.vllm.core_process import CoreStart
+    from engines.vllm.internals import application
 
 VERSION = f"vllm {vllm.__version__}"
 
@@ -75,8 +76,8 @@ def test_the_synchronous_engine_aborts_by_internal_id() -> None:
 
 
 def test_the_openai_application_is_built_of_three_parts() -> None:
-    assert parameters(internals.build_app)[:3] == ["args", "supported_tasks", "model_config"], VERSION
-    assert parameters(internals.init_app_state)[:4] == ["engine_client", "state", "args", "supported_tasks"], VERSION
+    assert parameters(application.build_app)[:3] == ["args", "supported_tasks", "model_config"], VERSION
+    assert parameters(application.init_app_state)[:4] == ["engine_client", "state", "args", "supported_tasks"], VERSION
 
 
 def test_a_core_s_process_begins_with_one_function() -> None:

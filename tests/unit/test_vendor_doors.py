@@ -8,7 +8,7 @@ import pytest
 
 from settings import ROOT
 
-#: vLLM's documented modules; see ``engines/vllm/internals.py``.
+#: vLLM's documented modules; see ``engines/vllm/internals``.
 VLLM_PUBLIC = {
     "vllm.config",
     "vllm.engine.arg_utils",
@@ -19,8 +19,9 @@ VLLM_PUBLIC = {
     "vllm.platforms",
     "vllm.sampling_params",
 }
+_VLLM_PARTS = ("__init__", "application", "clients", "replay", "tokenizing")
 #: ``core_process.py`` is the part of the door that runs in the engine core.
-VLLM_DOORS = {"engines/vllm/internals.py", "engines/vllm/core_process.py"}
+VLLM_DOORS = {*(f"engines/vllm/internals/{name}.py" for name in _VLLM_PARTS), "engines/vllm/core_process.py"}
 #: What Celery's reference documents of what is used here.
 CELERY_PUBLIC = {"celery", "celery.exceptions"}
 CELERY_DOORS = {"tasks/worker/celery_internals.py"}
