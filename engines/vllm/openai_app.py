@@ -4,6 +4,7 @@ import asyncio
 import contextlib
 import json
 from collections.abc import AsyncGenerator, MutableMapping
+from contextlib import aclosing
 from contextvars import copy_context
 from typing import Any
 
@@ -16,6 +17,7 @@ from engines.vllm.arguments import chat_template_text, generation_config
 from engines.vllm.call_tokens import CURRENT_CALL, CallTokens
 from engines.vllm.chat import use_chat
 from engines.vllm.completions import use_completions
+from engines.vllm.direct_streams import CONTENT_TYPE, DirectStreams
 from engines.vllm.internals import build_openai_app, has_chat_template, name_adapter
 from engines.vllm.messages import use_messages
 from engines.vllm.responses import use_responses
@@ -33,6 +35,7 @@ class OpenAIApp:
 
     def __init__(self, app: Any, has_chat_template: bool) -> None:
         self._app = app
+        self._direct_streams = DirectStreams(app)
         #: Whether the model can chat.
         self.has_chat_template = has_chat_template
 
@@ -56,6 +59,26 @@ class OpenAIApp:
         Closing the generator tells the application that the client left, which aborts
         the generation.
         """
+        tokens = CallTokens(call, unmerged=_TOOLS in call.body)
+        # Each request is a task of its own.
+        CURRENT_CALL.set(tokens)
+        try:
+            events = await self._direct_streams.begin(call)
+            if events is not None:
+                yield HttpStart(200, CONTENT_TYPE)
+                async with aclosing(events):
+                    async for event in events:
+                        # The next output is taken for the next event: what was taken until now is in this one.
+                        yield HttpPart(event.encode(), tokens.take())
+                return
+        finally:
+            CURRENT_CALL.set(None)
+            await tokens.stopped()
+        async with aclosing(self._ask_application(call)) as parts:
+            async for part in parts:
+                yield part
+
+    async def _ask_application(self, call: HttpCall) -> AsyncGenerator[HttpStart | HttpPart, None]:
         tokens = CallTokens(call, unmerged=_TOOLS in call.body)
         connection = _Connection(call, tokens)
         # The task, and what it starts, work for this call.
