@@ -141,8 +141,8 @@ def test_chat_messages_and_responses_are_mended_by_subclasses() -> None:
     )
     assert issubclass(messages, chat), VERSION
     # Asked without the application's routes (``engines.vllm.direct_streams``).
-    assert parameters(chat.create_chat_completion) == ["self", "request", "raw_request"], VERSION
-    assert parameters(internals.OpenAIServingCompletion.create_completion) == ["self", "request", "raw_request"], VERSION
+    for create in (chat.create_chat_completion, internals.OpenAIServingCompletion.create_completion):
+        assert parameters(create) == ["self", "request", "raw_request"], VERSION
     assert parameters(chat.chat_completion_full_generator)[:3] == ["self", "request", "result_generator"], VERSION
     assert "self.parser_cls = " in inspect.getsource(chat.__init__), VERSION
     assert parameters(messages.message_stream_converter) == ["self", "generator"], VERSION
