@@ -1,11 +1,12 @@
 """The tokens of a call of the OpenAI-compatible surface: what its answer was, and is, made of."""
 
 import asyncio
+import contextlib
 import logging
-from collections.abc import Sequence
+from collections.abc import AsyncGenerator, Sequence
 from contextvars import ContextVar
 from copy import copy
-from typing import Any
+from typing import Any, TypeVar
 
 from vllm.outputs import PoolingRequestOutput, RequestOutput
 from vllm.sampling_params import RequestOutputKind, SamplingParams
@@ -21,6 +22,8 @@ from engines.vllm.internals import (
 )
 
 log = logging.getLogger(__name__)
+
+T = TypeVar("T")
 
 #: How long a generation may take to end that was stopped. Seconds.
 _STOP_SECONDS = 5.0
@@ -53,6 +56,7 @@ class CallTokens:
         self._keeps_unfinished = False
         #: Generations that the application reads.
         self._running = 0
+        self._reading: list[AsyncGenerator[Any, None]] = []
         self._idle = asyncio.Event()
 
     def begin(self, parameters: SamplingParams) -> None:
@@ -123,6 +127,11 @@ class CallTokens:
         """Tokens that the application does not tell are not the answer's."""
         self._meter.completion_tokens -= tokens
 
+    def read(self, outputs: AsyncGenerator[T, None]) -> AsyncGenerator[T, None]:
+        """Return a generation that the application will read; it is closed when the call is over."""
+        self._reading.append(outputs)
+        return outputs
+
     def start(self) -> None:
         """The application begins to read a generation."""
         self._running += 1
@@ -135,7 +144,11 @@ class CallTokens:
         self._keep_unfinished()
 
     async def stopped(self) -> None:
-        """Wait until no generation is read any more; the application ends them behind its client's back."""
+        """Close what the application does not read any more, and wait for what it still reads in a task of its own."""
+        for outputs in self._reading:
+            with contextlib.suppress(RuntimeError):
+                # Raised where it is being read.
+                await outputs.aclose()
         if not self._running:
             return
         self._idle.clear()

@@ -36,13 +36,13 @@ class ContinuingAsyncLLM(MergingAsyncLLM):
         if not self.resumes_exactly:
             # It is made once more from the start, and goes on only where that says the same.
             call.continuable, call.delivered = False, ()
-        return noted(call, outputs)
+        return call.read(noted(call, outputs))
 
     def encode(self, *args: Any, **kwargs: Any) -> Any:
         """As vLLM's own; within a call, its prompts are counted."""
         outputs = super().encode(*args, **kwargs)
         call = CURRENT_CALL.get()
-        return outputs if call is None else _counted(call, outputs)
+        return outputs if call is None else call.read(_counted(call, outputs))
 
     def on_registered(self, request: EngineCoreRequest, choice: int, queue: RequestOutputCollector) -> None:
         """As the base's; within a call, what was delivered is got ready."""

@@ -58,6 +58,14 @@ def read_cut_answers(parser_class: type[Parser] | None) -> type[Parser] | None:
                     return found
             return super().parse(str(model_output), request, enable_auto_tools, model_output_token_ids)
 
+        def parse_delta(self, *args: Any, **kwargs: Any) -> Any:
+            """As vLLM's own; the delta that names a call has arguments, as clients add to them."""
+            delta = super().parse_delta(*args, **kwargs)
+            for call in (delta and delta.tool_calls) or ():
+                if call.function is not None and call.function.name and call.function.arguments is None:
+                    call.function.arguments = ""
+            return delta
+
     return CutAnswers
 
 

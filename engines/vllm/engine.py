@@ -42,7 +42,7 @@ from engines.vllm.internals import (
     guard_cores,
 )
 from engines.vllm.logging import EngineLog
-from engines.vllm.openai_answer import OpenAIAnswers, is_error, may_refuse_late, names_to_replace
+from engines.vllm.openai_answer import OpenAIAnswers, is_error, is_opening, may_refuse_late, names_to_replace
 from engines.vllm.openai_app import OpenAIApp
 from engines.vllm.starter import StarterThread
 from engines.vllm.stats import LoadStats
@@ -168,7 +168,9 @@ class VllmEngine(Engine):
         if self.spec.reasoning_parser is not None and call.path == CHAT_PATH:
             thoughts = Thoughts(call)
             call = thoughts.call
+        # An answer that may be refused once it has begun: nothing goes out of it before there is more than a beginning.
         head: HttpStart | None = None
+        held: list[HttpPart] = []
         async with aclosing(self._openai_app.call(call)) as parts:
             # One loop for every part of every stream: what is rare is left to others.
             async for part in parts:
@@ -199,9 +201,19 @@ class VllmEngine(Engine):
                 if thoughts is not None:
                     part = thoughts.rename(part)
                 if head is not None:
+                    held.append(part)
+                    if is_opening(part.data):
+                        continue
                     yield head
+                    for part in held:
+                        yield part
                     head = None
+                    continue
                 yield part
+            if head is not None:
+                yield head
+                for part in held:
+                    yield part
 
     async def load_adapter(self, path: str) -> None:
         await self._adapters.loaded(self._require_client(), path)

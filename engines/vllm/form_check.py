@@ -93,9 +93,12 @@ def forms(body: dict[str, Any]) -> Iterator[Form]:
     response = body.get("response_format")
     if isinstance(response, dict) and isinstance(response.get("json_schema"), dict):
         yield Form("response_format.json_schema.schema", "json", _text(response["json_schema"].get("schema") or {}))
-    text = body.get("text")
-    if isinstance(text, dict) and isinstance(text.get("format"), dict) and text["format"].get("schema") is not None:
-        yield Form("text.format.schema", "json", _text(text["format"]["schema"]))
+    # Of responses, and of Anthropic's messages.
+    for member in ("text", "output_config"):
+        holder = body.get(member)
+        wanted = holder.get("format") if isinstance(holder, dict) else None
+        if isinstance(wanted, dict) and wanted.get("schema") is not None:
+            yield Form(f"{member}.format.schema", "json", _text(wanted["schema"]))
     yield from _tools(body)
 
 

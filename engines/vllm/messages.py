@@ -27,6 +27,9 @@ class Messages(Chat, AnthropicServingMessages):
     def to_chat_completion_request(cls, anthropic_request: Any, **options: Any) -> ChatCompletionRequest:
         """As vLLM's own; where an assistant's text is last, the answer goes on with it."""
         request = super().to_chat_completion_request(anthropic_request, **options)
+        if not request.tools:
+            # Its stream would take what looks like a call for one.
+            request.tool_choice = "none"
         last: Any = request.messages[-1] if request.messages else {}
         if last.get("role") == "assistant" and last.get("content") and not last.get("tool_calls"):
             request.add_generation_prompt = False

@@ -13,6 +13,10 @@ _MODEL = b'"model":"'
 _DATA = b"data: "
 #: How the event of an error begins: with OpenAI, and with Anthropic.
 _ERRORS = (b'data: {"error"', b"event: error\n")
+#: What the first chunk of a chat's stream holds; in texts its quotes are escaped.
+_OPENING = b'"delta":{"role":"assistant","content":""}'
+#: How the events of other APIs begin that say as much: Anthropic's, and those of responses.
+_OPENING_EVENTS = (b"event: message_start\n", b"event: response.created\n", b"event: response.in_progress\n")
 #: How vLLM refuses a form that it cannot compile; what follows is its library's own state.
 _UNTOLD = ("Invalid grammar specification", "Grammar error")
 #: How it refuses one that its library would not keep to, where an operator has named the library.
@@ -80,6 +84,11 @@ class OpenAIAnswers:
 def may_refuse_late(call: HttpCall) -> bool:
     """Whether vLLM may begin the stream of an answer and refuse it only then: forms are compiled once it has begun."""
     return any(word in call.body for word in _FORMS)
+
+
+def is_opening(part: bytes) -> bool:
+    """Whether a part of a stream says no more than that an answer begins."""
+    return part.startswith(_OPENING_EVENTS) or _OPENING in part
 
 
 def is_error(part: bytes) -> bool:

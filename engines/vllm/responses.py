@@ -22,6 +22,7 @@ from engines.vllm.internals import (
     ResponsesRequest,
     ResponsesResponse,
 )
+from engines.vllm.text_logprobs import keep_own
 
 log = logging.getLogger(__name__)
 
@@ -41,7 +42,11 @@ class Responses(OpenAIServingResponses):
         self, request: ResponsesRequest, final_output: Any, *args: Any, **kwargs: Any
     ) -> Any:
         mark_cut(final_output)
-        return super()._make_response_output_items(request, final_output, *args, **kwargs)
+        items = super()._make_response_output_items(request, final_output, *args, **kwargs)
+        for item in items:
+            if item.type == "message":
+                keep_own(item)
+        return items
 
     async def responses_full_generator(self, *args: Any, **kwargs: Any) -> ErrorResponse | ResponsesResponse:
         """As vLLM's own; the item that was cut is incomplete too."""
@@ -84,6 +89,10 @@ class Responses(OpenAIServingResponses):
             if response.error.code >= HTTPStatus.INTERNAL_SERVER_ERROR:
                 log.exception("A response failed in mid-stream", extra={"response_id": args[0].request_id})
             yield _Failure(response)
+
+    def _convert_generation_error_to_streaming_response(self, error: Exception) -> str:
+        # vLLM would take its own error for one of the API's events, and tell how it is none.
+        raise error
 
     async def count_tokens(self, request: ResponsesRequest) -> Any:
         """Return how many tokens the input has, or vLLM's refusal."""

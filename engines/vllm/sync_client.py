@@ -118,7 +118,7 @@ class SyncEngineClient(EngineClient):
             return outputs
         call.begin(args[1] if len(args) > 1 else kwargs["sampling_params"])
         call.continuable = False
-        return noted(call, outputs)
+        return call.read(noted(call, outputs))
 
     async def _generate(
         self,

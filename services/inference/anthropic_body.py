@@ -20,7 +20,7 @@ def prepare(body: dict[str, Any], spec: ModelSpec) -> PreparedBody:
     """Return what the engine gets for a checked body. Raises ``InvalidRequest``."""
     given = {key: value for key, value in body.items() if value is not None}
     messages = [_message(message, f"messages.{index}", spec) for index, message in enumerate(given["messages"])]
-    given["messages"] = messages
+    given["messages"] = _joined_turns(messages)
     _check_beginning(given)
     if isinstance(given.get("system"), list):
         given["system"] = [_system(block, index, spec) for index, block in enumerate(given["system"])]
@@ -35,6 +35,8 @@ def prepare(body: dict[str, Any], spec: ModelSpec) -> PreparedBody:
         given.pop("tool_choice", None)
     else:
         forced = choice.get("type") in ("any", "tool")
+        for index, tool in enumerate(given["tools"]):
+            _require_object(tool.get("input_schema"), f"tools.{index}.input_schema.type")
         require_tools(spec, "none" if choice.get("type") == "none" else "required" if forced else "auto")
         if choice.get("type") == "tool":
             _require_named(choice.get("name"), given["tools"])
@@ -44,6 +46,29 @@ def prepare(body: dict[str, Any], spec: ModelSpec) -> PreparedBody:
     if "max_tokens" in given and spec.generation_defaults != GenerationDefaults.MODEL:
         given = {**_SAMPLING, **given}
     return PreparedBody(given, 0)
+
+
+def _joined_turns(messages: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    """Return the turns with those of one side in a row as one, as Anthropic reads them."""
+    turns: list[dict[str, Any]] = []
+    for message in messages:
+        if turns and message["role"] == turns[-1]["role"] and message["role"] in ("user", "assistant"):
+            turns[-1] = {**turns[-1], "content": [*_blocks(turns[-1]), *_blocks(message)]}
+        else:
+            turns.append(message)
+    return turns
+
+
+def _blocks(message: dict[str, Any]) -> list[Any]:
+    content = message["content"]
+    return [{"type": "text", "text": content}] if isinstance(content, str) else content
+
+
+def _require_object(kind: Any, field: str) -> None:
+    """What a tool is called with is an object in every answer."""
+    kind = kind.get("type") if isinstance(kind, dict) else None
+    if kind is not None and kind != "object":
+        raise InvalidRequest.of("invalid_value", field, "Must be 'object': a tool's input is one")
 
 
 def _check_beginning(given: dict[str, Any]) -> None:

@@ -49,7 +49,7 @@ def prepare(body: dict[str, Any], spec: ModelSpec) -> PreparedBody:
         _check_tools(given, spec)
     require_text(given.get("messages"), spec, "messages")
     if "messages" in given:
-        given["messages"] = [_with_arguments(message) for message in given["messages"]]
+        given["messages"] = [_with_arguments(_without_nulls(message)) for message in given["messages"]]
     return PreparedBody(complete_openai(given, spec), priority)
 
 
@@ -63,6 +63,11 @@ def prepare_text(body: dict[str, Any], spec: ModelSpec) -> PreparedBody:
 def unreadable(part: dict[str, Any]) -> str:
     """Return what stands for a part of a tool's answer that the model cannot read: a refusal would end the session."""
     return f"[{part.get('type') or 'part'} that this model cannot read]"
+
+
+def _without_nulls(message: dict[str, Any]) -> dict[str, Any]:
+    """Return a turn as SDKs write out an answer to send it back, without the members that it had not."""
+    return {name: value for name, value in message.items() if value is not None or name == "content"}
 
 
 def _with_arguments(message: dict[str, Any]) -> dict[str, Any]:

@@ -96,6 +96,32 @@ def test_thoughts_text_and_two_calls_whole_and_streamed(client: anthropic.Anthro
     assert len(set(ids)) == 2 and all(ids)
 
 
+def test_without_tools_nothing_is_a_call(client: anthropic.Anthropic) -> None:
+    """Whatever it looks like; whole and streamed."""
+    whole = client.messages.create(**asked(transcripts.CALLS))
+    with client.messages.stream(**asked(transcripts.CALLS)) as stream:
+        joined = stream.get_final_message()
+    assert blocks(joined) == blocks(whole) and joined.stop_reason == whole.stop_reason == "end_turn"
+    assert [kind for kind, _ in blocks(whole)] == ["thinking", "text"]
+
+
+def test_turns_of_one_side_in_a_row_are_one(client: anthropic.Anthropic) -> None:
+    several = [{"role": "user", "content": "a"}, {"role": "user", "content": [{"type": "text", "text": "b"}]}]
+    one = [{"role": "user", "content": [{"type": "text", "text": "a"}, {"type": "text", "text": "b"}]}]
+    counts = [client.messages.count_tokens(model="tools", messages=turns) for turns in (several, one)]  # type: ignore[arg-type]
+    assert counts[0].input_tokens == counts[1].input_tokens
+    answers = [
+        client.messages.create(**{**asked("x"), "messages": turns, "max_tokens": 20}) for turns in (several, one)
+    ]
+    assert blocks(answers[0]) == blocks(answers[1])
+
+
+def test_what_a_tool_is_called_with_is_an_object(client: anthropic.Anthropic) -> None:
+    tools = [{"name": "f", "input_schema": {"type": "string"}}]
+    with pytest.raises(anthropic.BadRequestError, match=r"tools\.0\.input_schema\.type"):
+        client.messages.create(**asked(transcripts.CALLS, tools=tools, tool_choice={"type": "any"}))
+
+
 def test_events_come_in_their_order(raw: httpx.Client) -> None:
     body = {**asked(transcripts.CALLS, tools=TOOLS), "stream": True, "temperature": 0}
     answer = raw.post("/messages?beta=true", json=body)

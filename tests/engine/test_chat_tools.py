@@ -73,6 +73,8 @@ class Joined:
         function = call["function"]
         if call["index"] == len(self.calls):
             assert call["id"] and call["type"] == "function" and function["name"], call
+            # Clients add to it.
+            assert isinstance(function["arguments"], str), call
             self.calls.append({"id": call["id"], "name": function["name"], "arguments": ""})
         else:
             # Later ones: the index and more of the arguments.

@@ -229,16 +229,23 @@ def test_what_is_wrong_is_named(stack: Stack, kind: str, stream: bool) -> None:
     body, param = BAD[kind]
     with httpx.Client(headers={"Authorization": f"Bearer {KEY}"}, trust_env=False, timeout=60) as http:
         answer = http.post(f"{stack.openai_base}/responses", json={**asked("x"), "stream": stream, **body})
-        if kind == "schema" and stream:
-            # The response had been begun.
-            assert "event: response.failed" in answer.text, answer.text
-            failed = json.loads(answer.text.rpartition("\ndata: ")[2])["response"]
-            assert (failed["status"], failed["error"]["code"]) == ("failed", "invalid_prompt")
-            assert param in failed["error"]["message"], failed
-            assert http.get(f"{stack.openai_base}/responses/{failed['id']}").json() == failed
-            return
     assert answer.status_code == 400, answer.text
     assert answer.json()["error"]["param"] == param, answer.text
+
+
+def test_what_turns_out_wrong_behind_the_thoughts_ends_the_response(stack: Stack) -> None:
+    """No text has this form, and that is seen with the first token of it."""
+    form = {"type": "json_schema", "name": "s", "schema": {"$ref": "#"}}
+    with httpx.Client(headers={"Authorization": f"Bearer {KEY}"}, trust_env=False, timeout=60) as http:
+        answer = http.post(
+            f"{stack.openai_base}/responses", json={**asked("x"), "stream": True, "text": {"format": form}}
+        )
+        assert "event: response.failed" in answer.text, answer.text
+        failed = json.loads(answer.text.rpartition("\ndata: ")[2])["response"]
+        assert (failed["status"], failed["error"]["code"]) == ("failed", "invalid_prompt")
+        assert failed["error"]["message"].startswith("The form that is asked for in 'text.format.schema'"), failed
+        assert http.get(f"{stack.openai_base}/responses/{failed['id']}").json() == failed
+        assert "event: response.reasoning_text.delta" in answer.text
 
 
 def _tokens(stack: Stack, given: list[Any]) -> int:
@@ -363,3 +370,15 @@ def test_another_tenant_s_do_not_exist(stack: Stack, client: openai.OpenAI) -> N
                 call(mine)
         with pytest.raises(openai.BadRequestError):
             stranger.responses.create(**asked("y", previous_response_id=mine))
+
+
+def test_the_measures_are_those_of_the_text(client: openai.OpenAI) -> None:
+    """Not of the thoughts before it; whole and streamed."""
+    wanted: Any = {**asked(transcripts.CALLS), "include": ["message.output_text.logprobs"], "top_logprobs": 2}
+    whole = client.responses.create(**wanted)
+    with client.responses.create(**wanted, stream=True) as stream:
+        last = list(stream)[-1]
+    for response in (whole, last.response):  # type: ignore[union-attr]
+        [text] = [item.content[0] for item in response.output if item.type == "message"]
+        spelled = b"".join(bytes(each.bytes) for each in text.logprobs or [])
+        assert spelled == text.text.encode() and all(len(each.top_logprobs) == 2 for each in text.logprobs)
