@@ -12,6 +12,8 @@ from services.inference.openai_body import PreparedBody, require_tools, unreadab
 
 #: What Anthropic's body can say of sampling, where the client says nothing.
 _SAMPLING = {name: OPENAI[name] for name in ("temperature", "top_p")}
+#: Members of a schema without a type, which may let it be something else than an object.
+_OTHER_THAN_OBJECTS = ("anyOf", "oneOf", "allOf", "enum", "const", "$ref", "not")
 #: Blocks that vLLM reads, or passes over with reason.
 _BLOCKS = ("text", "tool_use", "tool_result", "thinking", "redacted_thinking", "tool_addition", "tool_removal")
 
@@ -64,10 +66,12 @@ def _blocks(message: dict[str, Any]) -> list[Any]:
     return [{"type": "text", "text": content}] if isinstance(content, str) else content
 
 
-def _require_object(kind: Any, field: str) -> None:
+def _require_object(schema: Any, field: str) -> None:
     """What a tool is called with is an object in every answer."""
-    kind = kind.get("type") if isinstance(kind, dict) else None
-    if kind is not None and kind != "object":
+    if not isinstance(schema, dict):
+        return
+    kind = schema.get("type")
+    if kind != "object" and (kind is not None or any(word in schema for word in _OTHER_THAN_OBJECTS)):
         raise InvalidRequest.of("invalid_value", field, "Must be 'object': a tool's input is one")
 
 

@@ -117,9 +117,10 @@ def test_turns_of_one_side_in_a_row_are_one(client: anthropic.Anthropic) -> None
 
 
 def test_what_a_tool_is_called_with_is_an_object(client: anthropic.Anthropic) -> None:
-    tools = [{"name": "f", "input_schema": {"type": "string"}}]
-    with pytest.raises(anthropic.BadRequestError, match=r"tools\.0\.input_schema\.type"):
-        client.messages.create(**asked(transcripts.CALLS, tools=tools, tool_choice={"type": "any"}))
+    for schema in ({"type": "string"}, {"type": ["object", "null"]}, {"anyOf": [{"type": "null"}, {"enum": [1]}]}):
+        tools = [{"name": "f", "input_schema": schema}]
+        with pytest.raises(anthropic.BadRequestError, match=r"tools\.0\.input_schema\.type"):
+            client.messages.create(**asked(transcripts.CALLS, tools=tools, tool_choice={"type": "any"}))
 
 
 def test_events_come_in_their_order(raw: httpx.Client) -> None:
