@@ -6,6 +6,8 @@ from typing import Any
 from engines.vllm.call_tokens import CURRENT_CALL
 from engines.vllm.internals import CompletionRequest, CompletionResponse, OpenAIServingCompletion, RequestOutput
 
+COMPLETIONS_PATH = "/v1/completions"
+
 
 class Completions(OpenAIServingCompletion):
     """vLLM's own, but for ``max_tokens: 0``: the token that it makes to score a prompt is not told, nor counted."""

@@ -5,13 +5,18 @@ queue. What is refused, or is no stream, is the application's: it has the words 
 """
 
 import json
+import logging
 from collections.abc import AsyncGenerator, Awaitable, Callable
 from typing import Any
 
 from starlette.requests import Request
 
 from engines.types import HttpCall
+from engines.vllm.chat import CHAT_PATH
+from engines.vllm.completions import COMPLETIONS_PATH
 from engines.vllm.internals import ChatCompletionRequest, CompletionRequest, ErrorResponse
+
+log = logging.getLogger(__name__)
 
 #: What the application says of a stream.
 CONTENT_TYPE = "text/event-stream; charset=utf-8"
@@ -29,9 +34,9 @@ class DirectStreams:
         completion = getattr(app.state, "openai_serving_completion", None)
         self._asked: dict[str, tuple[type[Any], Callable[[Any, Request], Awaitable[Any]]]] = {}
         if chat is not None:
-            self._asked["/v1/chat/completions"] = ChatCompletionRequest, chat.create_chat_completion
+            self._asked[CHAT_PATH] = ChatCompletionRequest, chat.create_chat_completion
         if completion is not None:
-            self._asked["/v1/completions"] = CompletionRequest, completion.create_completion
+            self._asked[COMPLETIONS_PATH] = CompletionRequest, completion.create_completion
 
     async def begin(self, call: HttpCall) -> Events | None:
         """Return the events of a call's answer; None where the application must be asked.
@@ -49,6 +54,7 @@ class DirectStreams:
             events = await create(request, self._raw(call))
         except Exception:
             # Whatever it is that it does not like, the application says it in a status and a body.
+            log.debug("A stream is left to the application", exc_info=True)
             return None
         return None if isinstance(events, ErrorResponse) else events
 

@@ -205,15 +205,15 @@ class VllmEngine(Engine):
                     if is_opening(part.data):
                         continue
                     yield head
-                    for part in held:
-                        yield part
+                    for each in held:
+                        yield each
                     head = None
                     continue
                 yield part
             if head is not None:
                 yield head
-                for part in held:
-                    yield part
+                for each in held:
+                    yield each
 
     async def load_adapter(self, path: str) -> None:
         await self._adapters.loaded(self._require_client(), path)

@@ -14,6 +14,7 @@ from typing import Any
 
 from engines.model_spec import ModelSpec, Task
 from engines.types import HttpCall, HttpStart
+from engines.vllm.completions import COMPLETIONS_PATH
 from engines.vllm.internals import EngineDeadError
 from engines.vllm.openai_app import OpenAIApp
 
@@ -71,7 +72,7 @@ def _calls(spec: ModelSpec, chats: bool) -> Iterator[tuple[str, HttpCall]]:
         else:
             body |= {"prompt": "Hello", "logprobs": 5 if values.get("logprobs") else None}
             body.pop("top_logprobs", None)
-            yield kind, _call("/v1/completions", body)
+            yield kind, _call(COMPLETIONS_PATH, body)
 
 
 def _call(path: str, body: dict[str, Any]) -> HttpCall:

@@ -44,20 +44,18 @@ def prepare(body: dict[str, Any], spec: ModelSpec) -> PreparedBody:
     if not spec.generates:
         for name in _TEXT_FIELDS:
             require_text(given.get(name), spec, name)
-        return PreparedBody(given, priority)
+        return PreparedBody(_with_readable_turns(given), priority)
     if "tools" in given:
         _check_tools(given, spec)
     require_text(given.get("messages"), spec, "messages")
-    if "messages" in given:
-        given["messages"] = [_with_arguments(_without_nulls(message)) for message in given["messages"]]
-    return PreparedBody(complete_openai(given, spec), priority)
+    return PreparedBody(complete_openai(_with_readable_turns(given), spec), priority)
 
 
 def prepare_text(body: dict[str, Any], spec: ModelSpec) -> PreparedBody:
     """Return what the engine gets for a body that nothing is generated for. Raises ``InvalidRequest``."""
     given = {key: value for key, value in body.items() if value is not None}
     require_text(given.get("messages"), spec, "messages")
-    return PreparedBody(given, 0)
+    return PreparedBody(_with_readable_turns(given), 0)
 
 
 def unreadable(part: dict[str, Any]) -> str:
@@ -65,8 +63,17 @@ def unreadable(part: dict[str, Any]) -> str:
     return f"[{part.get('type') or 'part'} that this model cannot read]"
 
 
-def _without_nulls(message: dict[str, Any]) -> dict[str, Any]:
-    """Return a turn as SDKs write out an answer to send it back, without the members that it had not."""
+def _with_readable_turns(body: dict[str, Any]) -> dict[str, Any]:
+    """Return a body whose conversation, where it has one, vLLM reads as it was meant."""
+    turns = body.get("messages")
+    if not isinstance(turns, list):
+        return body
+    read = [_with_arguments(without_nulls(turn)) if isinstance(turn, dict) else turn for turn in turns]
+    return {**body, "messages": read}
+
+
+def without_nulls(message: dict[str, Any]) -> dict[str, Any]:
+    """Return a turn, or an item, without the members that it had not: SDKs write them out when they send it back."""
     return {name: value for name, value in message.items() if value is not None or name == "content"}
 
 

@@ -8,7 +8,7 @@ from typing import Any
 
 from engines.model_spec import ModelSpec
 from services.errors import InvalidRequest
-from services.inference.openai_body import require_text, unreadable
+from services.inference.openai_body import require_text, unreadable, without_nulls
 
 Item = dict[str, Any]
 
@@ -39,11 +39,13 @@ def readable(items: list[Item], spec: ModelSpec) -> list[Item]:
 
 
 def _readable(item: Item, kind: str, field: str, spec: ModelSpec) -> Item:
-    item = {name: value for name, value in item.items() if not (name == "id" and value is None)}
+    item = without_nulls(item)
     if kind in ("function_call_output", "custom_tool_call_output"):
         return {**item, "output": _output(item.get("output"))}
     if kind == "reasoning":
         return _thought(item)
+    if kind == "function_call":
+        return {"arguments": "{}", **item}
     if kind != "message":
         return item
     if not isinstance(item.get("role"), str):

@@ -123,6 +123,8 @@ def test_a_schema_is_refused_by_name_or_kept_to(stack: Stack, raw: httpx.Client,
     plain = raw.post("/chat/completions", json={"model": "tools", "messages": _TURN, "max_tokens": 3})
     assert plain.status_code == 200
     assert stack.fleet().living[0].instance_id == worker.instance_id
+    [log] = [process.log for process in stack.processes if process.name == "w1"]
+    assert "does not end within" not in log.read_text(), "an end was held back"
 
 
 def test_an_operator_may_have_refused_what_is_not_kept_to(raw: httpx.Client) -> None:

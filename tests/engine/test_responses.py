@@ -246,6 +246,8 @@ def test_what_turns_out_wrong_behind_the_thoughts_ends_the_response(stack: Stack
         assert failed["error"]["message"].startswith("The form that is asked for in 'text.format.schema'"), failed
         assert http.get(f"{stack.openai_base}/responses/{failed['id']}").json() == failed
         assert "event: response.reasoning_text.delta" in answer.text
+    [log] = [process.log for process in stack.processes if process.name == "w1"]
+    assert "does not end within" not in log.read_text(), "its end was held back"
 
 
 def _tokens(stack: Stack, given: list[Any]) -> int:

@@ -3,6 +3,7 @@
 import asyncio
 import json
 from contextlib import aclosing, suppress
+from dataclasses import replace
 from importlib.util import find_spec
 from typing import Any
 
@@ -10,7 +11,7 @@ import pytest
 
 from engines.base import create_engine
 from engines.model_spec import ModelSpec
-from engines.types import HttpCall
+from engines.types import HttpCall, HttpPart
 from settings import ROOT
 from tests.conftest import require
 
@@ -25,7 +26,13 @@ CALLS: dict[str, tuple[str, dict[str, Any], bool]] = {
     "chat, streamed": ("/v1/chat/completions", {**_CHAT, "stream": True}, False),
     "chat, two choices": ("/v1/chat/completions", {**_CHAT, "n": 2, "temperature": 1}, False),
     "chat with measures": ("/v1/chat/completions", {**_CHAT, "logprobs": True}, False),
+    "chat, two choices, streamed": ("/v1/chat/completions", {**_CHAT, "n": 2, "temperature": 1, "stream": True}, False),
     "text": ("/v1/completions", {"prompt": "Once", "max_tokens": 900, "ignore_eos": True}, True),
+    "text, streamed": (
+        "/v1/completions",
+        {"prompt": "Once", "max_tokens": 900, "ignore_eos": True, "stream": True},
+        False,
+    ),
     "two texts": ("/v1/completions", {"prompt": ["Once", "Twice"], "max_tokens": 900, "ignore_eos": True}, False),
     "a response": ("/v1/responses", {"input": "Tell a story", "max_output_tokens": 900, "ignore_eos": True}, True),
     "messages": ("/v1/messages", {"messages": _MESSAGES, "max_tokens": 900, "min_tokens": 900}, True),
@@ -43,10 +50,12 @@ def test_nothing_runs_on_for_who_left() -> None:
         await engine.start()
         client: Any = engine._client  # type: ignore[attr-defined]
 
-        async def read(call: HttpCall) -> None:
+        async def read(call: HttpCall, most: int = 10**6) -> None:
             async with aclosing(engine.openai(call)) as parts:
-                async for _ in parts:
-                    pass
+                async for part in parts:
+                    most -= isinstance(part, HttpPart)
+                    if not most:
+                        return
 
         try:
             for name, (path, body, kept) in CALLS.items():
@@ -66,6 +75,10 @@ def test_nothing_runs_on_for_who_left() -> None:
                     [portion] = call.unfinished
                     assert 0 < len(portion.tokens) == call.meter.completion_tokens < 900
                     assert portion.finish_reason is None and call.meter.prompt_tokens > 0
+                if body.get("stream"):
+                    # Not cancelled while it waits, but left between two parts.
+                    await read(replace(call, request_id="left"), most=3)
+                    assert client.unfinished_requests() == 0, name
         finally:
             await engine.stop()
 

@@ -4,7 +4,7 @@ import pytest
 
 from engines.model_spec import ModelSpec
 from services.errors import InvalidRequest
-from services.inference.openai_body import prepare
+from services.inference.openai_body import prepare, prepare_text
 
 
 @pytest.mark.parametrize(
@@ -38,3 +38,13 @@ def test_texts_pass_in_every_shape() -> None:
     assert prepare(body, spec).body["messages"] == body["messages"]
     pooled = {"input": ["x", [1, 2]], "documents": [{"content": [{"type": "text", "text": "x"}]}]}
     assert prepare(pooled, ModelSpec(id="m", model_path="m", task="embed")).body == pooled
+
+
+def test_members_that_an_answer_had_not_are_left_out() -> None:
+    """SDKs write them out as nulls, and send the turn back so."""
+    answer = {"role": "assistant", "content": None, "tool_calls": None, "function_call": None, "refusal": None}
+    body = {"messages": [answer]}
+    spec = ModelSpec(id="m", model_path="m")
+    embedder = ModelSpec(id="m", model_path="m", task="embed")
+    for prepared in (prepare(body, spec), prepare_text(body, spec), prepare(body, embedder)):
+        assert prepared.body["messages"] == [{"role": "assistant", "content": None}]
