@@ -11,6 +11,7 @@ from redis.backoff import NoBackoff
 from redis.retry import Retry
 
 from configuration.redis_address import RedisAddress, parse_redis
+from store.redis.pools import AsyncSentinelPool, BlockingPool, BlockingSentinelPool
 
 #: Seconds. The front door must answer within two when Redis is gone.
 CONNECT_TIMEOUT_SECONDS = 1.0
@@ -21,10 +22,6 @@ MAX_CONNECTIONS = 64
 _RETRIED = (redis.exceptions.ConnectionError,)
 
 
-class _BlockingSentinelPool(redis.sentinel.SentinelConnectionPool, redis.BlockingConnectionPool):
-    """Connections to whichever server the Sentinels call the master; threads wait for one in turn."""
-
-
 def connect(url: str) -> redis.Redis:
     """Return a client for threads. A call fails after at most one reconnect, never later than a few seconds.
 
@@ -33,8 +30,8 @@ def connect(url: str) -> redis.Redis:
     """
     pool = _pool(
         parse_redis(url),
-        redis.BlockingConnectionPool,
-        _BlockingSentinelPool,
+        BlockingPool,
+        BlockingSentinelPool,
         max_connections=MAX_CONNECTIONS,
         timeout=COMMAND_TIMEOUT_SECONDS,
         socket_connect_timeout=CONNECT_TIMEOUT_SECONDS,
@@ -67,8 +64,7 @@ def connect_async(url: str, timeout: float | None = 5.0) -> redis.asyncio.Redis:
         sentinel = sentinels(address.sentinels, sentinel_kwargs=address.sentinel_options())
         if address.tls:
             options["ssl"] = True
-        of_sentinel: Any = redis.asyncio.sentinel.SentinelConnectionPool
-        pool: Any = of_sentinel(address.master_name, sentinel, **options)
+        pool: Any = AsyncSentinelPool(address.master_name, sentinel, **options)
     else:
         connections: Any = redis.asyncio.UnixDomainSocketConnection if address.socket else redis.asyncio.Connection
         pool = redis.asyncio.ConnectionPool(

@@ -5,7 +5,6 @@ import shutil
 import signal
 import subprocess
 import threading
-import time
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -123,21 +122,28 @@ def test_a_failover_loses_no_stream(servers: Servers, tmp_path: Path) -> None:
         def read(number: int) -> None:
             body = {"modelId": "slow", "prompt": f"p{number}", "generation": {"maxNewTokens": 300}}
             found = ""
+            began = False
             with (
                 httpx.Client(trust_env=False, timeout=120, headers=headers) as http,
                 http.stream("POST", f"{stack.base}/api/v1/inference/stream", json=body) as stream,
             ):
+                assert stream.status_code == 200, stream.read()
                 for line in stream.iter_lines():
                     if line.startswith("data: {"):
                         chunk = json.loads(line[6:])
                         assert "choices" in chunk, chunk
                         found += chunk["choices"][0]["text"]
+                        if not began:
+                            began = True
+                            begun.release()
             texts[number] = found
 
+        begun = threading.Semaphore(0)
         readers = [threading.Thread(target=read, args=(number,)) for number in range(_STREAMS)]
         for reader in readers:
             reader.start()
-        time.sleep(4)
+        for _ in readers:
+            assert begun.acquire(timeout=30), "a stream has not begun"
         servers.kill_master()
         for reader in readers:
             reader.join(100)
