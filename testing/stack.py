@@ -108,7 +108,8 @@ class Stack:
         self.folder.mkdir(parents=True, exist_ok=True)
         self.config = self.folder / "config.json"
         self.config.write_text(json.dumps(self.models))
-        self.redis = RedisServer(self.folder / "redis")
+        # What a killed server wrote is kept without it; a busy disk would hold tests up.
+        self.redis = RedisServer(self.folder / "redis", appendfsync="no")
         self.redis.start()
         self.database_url = f"sqlite:///{self.folder / 'test.db'}"
         if self.migrate:

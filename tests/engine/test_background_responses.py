@@ -15,7 +15,7 @@ from testing.waiting import until
 from tests.engine.conftest import serving
 from tests.engine.response_words import asked, words
 
-pytestmark = [pytest.mark.timeout(300)]
+pytestmark = [pytest.mark.full, pytest.mark.timeout(300)]
 
 
 @pytest.fixture(scope="module")
@@ -80,7 +80,6 @@ def test_a_stream_in_the_background_goes_on_when_its_client_leaves(client: opena
     assert rest[-1].response.background
 
 
-@pytest.mark.full
 def test_in_the_background_it_outlives_its_worker(stack: Stack, client: openai.OpenAI) -> None:
     """Whoever asks how far it is has it gone on with."""
     begun = client.responses.create(**_LONG, background=True)

@@ -13,7 +13,7 @@ from testing.stack import Stack
 from testing.tool_model import transcripts
 from tests.engine.conftest import serving
 
-pytestmark = [pytest.mark.timeout(300)]
+pytestmark = [pytest.mark.full, pytest.mark.timeout(300)]
 
 if find_spec("vllm") is None:
     pytest.skip("vLLM is not installed (bin/test installs it)", allow_module_level=True)
@@ -96,7 +96,6 @@ def written(api: str, answer: dict[str, Any]) -> str | None:
     return json.dumps(calls[0]) if calls and answer["stop_reason"] != "max_tokens" else None
 
 
-@pytest.mark.full
 @pytest.mark.parametrize("api", ["chat", "chat, a tool", "responses", "messages", "messages, a tool"])
 @pytest.mark.parametrize("name", SCHEMAS)
 def test_a_schema_is_refused_by_name_or_kept_to(stack: Stack, raw: httpx.Client, name: str, api: str) -> None:

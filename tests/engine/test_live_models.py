@@ -24,7 +24,7 @@ from webapp.rpc import ai_service_pb2 as pb
 from webapp.rpc.ai_service_pb2_grpc import AiInferenceStub
 
 _log = logging.getLogger(__name__)
-pytestmark = [pytest.mark.timeout(600)]
+pytestmark = [pytest.mark.full, pytest.mark.timeout(600)]
 
 _DEMO = {"modelPath": str(ROOT / "models" / "demo"), "enforceEager": True, "kvCacheMemoryBytes": 2**27}
 _SMALL = {**_DEMO, "maxModelLen": 512, "kvCacheMemoryBytes": 2**24}

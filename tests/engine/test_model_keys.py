@@ -12,7 +12,7 @@ from settings import ROOT
 from testing.stack import KEY, Stack
 from tests.engine.conftest import serving
 
-pytestmark = pytest.mark.timeout(300)
+pytestmark = [pytest.mark.full, pytest.mark.timeout(300)]
 
 _DEMO = {"modelPath": str(ROOT / "models" / "demo"), "enforceEager": True, "kvCacheMemoryBytes": 2**25}
 _SHORT = {"engineArgs": {"max_num_batched_tokens": 2048, "seed": 7}, "maxModelLen": 1024}

@@ -19,7 +19,7 @@ from testing.tool_model import transcripts
 from testing.waiting import until
 from tests.engine.conftest import serving
 
-pytestmark = [pytest.mark.timeout(300)]
+pytestmark = [pytest.mark.full, pytest.mark.timeout(300)]
 
 NAME = [
     {"role": "system", "content": "Be brief."},
@@ -234,7 +234,6 @@ STRUCK = {
 }
 
 
-@pytest.mark.full
 @pytest.mark.parametrize("model", ["tools", "stepped"])
 @pytest.mark.parametrize("kind", STRUCK)
 def test_it_goes_on_when_its_worker_dies(stack: Stack, http: httpx.Client, kind: str, model: str) -> None:

@@ -72,11 +72,11 @@ def stack(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Stack]:
 
 
 #: In every run; the others with ``--all``.
-_ALWAYS = ("chat", "JSON schema")
+_ALWAYS = "chat"
 
 
 @pytest.mark.parametrize(
-    "kind", [pytest.param(kind, marks=[] if kind in _ALWAYS else pytest.mark.full) for kind in BODIES]
+    "kind", [pytest.param(kind, marks=[] if kind == _ALWAYS else pytest.mark.full) for kind in BODIES]
 )
 def test_the_answer_goes_on(stack: Stack, kind: str, tmp_path: Path) -> None:
     both_ready(stack)
@@ -115,7 +115,9 @@ def test_the_budget_is_that_of_the_whole_answer(stack: Stack) -> None:
     assert (usage["prompt_tokens"], usage["completion_tokens"]) == (prompt, _CONTEXT - prompt)
 
 
-@pytest.mark.parametrize("kill_at", [1, _KILL_AT, 60])
+@pytest.mark.parametrize(
+    "kill_at", [pytest.param(1, marks=pytest.mark.full), _KILL_AT, pytest.param(60, marks=pytest.mark.full)]
+)
 def test_several_choices_go_on(stack: Stack, kill_at: int) -> None:
     """Greedy but for the name: vLLM refuses several greedy choices."""
     both_ready(stack)

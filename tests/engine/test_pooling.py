@@ -14,7 +14,7 @@ from settings import ROOT
 from testing.stack import KEY, Stack
 from tests.engine.conftest import serving
 
-pytestmark = pytest.mark.timeout(300)
+pytestmark = [pytest.mark.full, pytest.mark.timeout(300)]
 
 _DEMO = {
     "modelPath": str(ROOT / "models" / "demo"),

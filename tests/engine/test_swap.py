@@ -21,7 +21,7 @@ from tests.integration.live_models import status
 from tests.integration.swap_stack import Asked, loads
 
 _log = logging.getLogger(__name__)
-pytestmark = [pytest.mark.timeout(900)]
+pytestmark = [pytest.mark.full, pytest.mark.timeout(900)]
 
 _DEMO = {"modelPath": str(ROOT / "models" / "demo"), "enforceEager": True, "kvCacheMemoryBytes": 2**26}
 #: Loads of each model; by hand: 10, for the 20 of the report that this is about.

@@ -15,7 +15,7 @@ from testing.stack import KEY, Stack
 from testing.tool_model import transcripts
 from tests.engine.failover import Answer, ask, both_ready, kill_worker_of, log_of, two_workers
 
-pytestmark = [pytest.mark.timeout(900)]
+pytestmark = [pytest.mark.full, pytest.mark.timeout(900)]
 
 #: Streams of each cell; by hand, for the matrix of the report: 100.
 _STREAMS = int(os.environ.get("CY_FAILOVER_STREAMS", "1"))
@@ -73,9 +73,7 @@ def _chat(stack: Stack, body: dict[str, Any], kill_at: int) -> tuple[str, Answer
     return answer_id, answer
 
 
-@pytest.mark.parametrize(
-    "cell", [pytest.param(cell, marks=[] if cell == "in the arguments" else pytest.mark.full) for cell in CELLS]
-)
+@pytest.mark.parametrize("cell", list(CELLS))
 def test_chat_goes_on(stack: Stack, cell: str) -> None:
     body, kill_at = CELLS[cell]
     both_ready(stack)
@@ -116,7 +114,6 @@ class Message:
         return blocks, self.message.stop_reason, usage, [each for each in starts if each[0] != "content_block_delta"]
 
 
-@pytest.mark.full
 @pytest.mark.parametrize("kill_at", [3, 12, 150], ids=["thoughts", "text", "arguments"])
 def test_messages_go_on(stack: Stack, kill_at: int) -> None:
     body = {**asked(transcripts.ROWS), "tools": _TOOLS}
@@ -164,7 +161,6 @@ def _said(events: list[Any]) -> Any:
     return items, texts, last.type, last.response.status, last.response.usage.total_tokens
 
 
-@pytest.mark.full
 @pytest.mark.parametrize("kill_at", [1, 5, 20, 150], ids=["created", "thoughts", "text", "arguments"])
 def test_responses_go_on(stack: Stack, kill_at: int) -> None:
     tools = [{"type": "function", **tool["function"]} for tool in _CHAT_TOOLS]
@@ -179,7 +175,6 @@ def test_responses_go_on(stack: Stack, kill_at: int) -> None:
         assert client.responses.retrieve(found[0].response.id).to_dict() == found[-1].response.to_dict()
 
 
-@pytest.mark.full
 @pytest.mark.parametrize("how", [signal.SIGSTOP, signal.SIGKILL], ids=["frozen", "killed"])
 def test_a_whole_answer_never_fails_for_a_worker_s_loss(stack: Stack, how: signal.Signals) -> None:
     """It is asked once more; nobody had any of it."""

@@ -20,7 +20,7 @@ from testing.stack import KEY, Stack
 from testing.waiting import until
 from tests.engine.failover import both_ready, two_workers
 
-pytestmark = [pytest.mark.timeout(600)]
+pytestmark = [pytest.mark.full, pytest.mark.timeout(600)]
 
 _DEMO = {
     "modelPath": str(ROOT / "models" / "demo"),
@@ -107,9 +107,7 @@ def kept(log: list[Any]) -> tuple[int, ...]:
     return tuple(token for portion in decode_portions(released.tokens.decode()) for token in portion.tokens)
 
 
-@pytest.mark.parametrize(
-    "kind", [pytest.param(kind, marks=[] if kind == "chat" else pytest.mark.full) for kind in BODIES]
-)
+@pytest.mark.parametrize("kind", list(BODIES))
 def test_it_goes_on_with_another_worker(stack: Stack, kind: str) -> None:
     path, body = BODIES[kind]
     both_ready(stack)
@@ -132,7 +130,6 @@ def test_it_goes_on_with_another_worker(stack: Stack, kind: str) -> None:
         assert answer["usage"]["completion_tokens"] == 900
 
 
-@pytest.mark.full
 def test_measures_of_tokens_are_made_in_one_piece(stack: Stack) -> None:
     """An answer with logprobs begins anew, and tells those of its own tokens."""
     for _ in range(6):

@@ -3,6 +3,7 @@
 import json
 import threading
 from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -19,21 +20,28 @@ from webapp.rpc.ai_service_pb2_grpc import AiInferenceStub
 FAKE = {"modelPath": "none", "engine": "fake", "tokensPerSecond": 50}
 
 
-@pytest.fixture
-def stack(tmp_path: Path) -> Iterator[Stack]:
-    (tmp_path / "models" / "empty").mkdir(parents=True)
+@contextmanager
+def serving_fakes(folder: Path) -> Iterator[Stack]:
+    """A front door and a worker that serves two fake models; ``models/empty`` is a folder without a model."""
+    (folder / "models" / "empty").mkdir(parents=True)
     env = {
         "CY_LLM_KEEPALIVE_SECONDS": "0.5",
-        "CY_LLM_MODEL_ROOTS": str(tmp_path / "models"),
-        "CY_LLM_VAR": str(tmp_path / "var"),
+        "CY_LLM_MODEL_ROOTS": str(folder / "models"),
+        "CY_LLM_VAR": str(folder / "var"),
     }
-    started = Stack(tmp_path / "stack", FAKE_MODELS, env=env)
+    started = Stack(folder / "stack", FAKE_MODELS, env=env)
     try:
         started.start_worker("w1", ["--models", "fake,slow"])
         started.start_web()
         yield started
     finally:
         started.close()
+
+
+@pytest.fixture
+def stack(tmp_path: Path) -> Iterator[Stack]:
+    with serving_fakes(tmp_path) as started:
+        yield started
 
 
 @pytest.fixture

@@ -66,6 +66,7 @@ def test_a_frozen_worker_is_replaced_and_refused_when_it_wakes(pair: Stack) -> N
     assert text_of(found) == token_log.snapshot(pair.client, request_id).text
 
 
+@pytest.mark.full
 def test_without_another_worker_the_stream_waits_for_one(own_stack: Stack) -> None:
     only = own_stack.start_worker("only", ["--models", "slow"])
     own_stack.start_web()
@@ -78,6 +79,7 @@ def test_without_another_worker_the_stream_waits_for_one(own_stack: Stack) -> No
     assert text_of(found) == expected_text("p", TOKENS)
 
 
+@pytest.mark.full
 def test_a_wait_for_a_worker_ends_at_the_deadline(own_stack: Stack) -> None:
     only = own_stack.start_worker("only", ["--models", "slow"])
     own_stack.start_web(CY_LLM_REQUEST_TIMEOUT_SECONDS="4")

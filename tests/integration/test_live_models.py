@@ -61,6 +61,7 @@ def test_force_ends_what_runs_and_says_so(stack: Stack, http: httpx.Client) -> N
     becomes(http, "slow", "unavailable")
 
 
+@pytest.mark.full
 def test_force_holds_for_what_comes_after_it_and_for_one_worker_alone(stack: Stack, http: httpx.Client) -> None:
     stack.start_worker("w2", ["--models", "slow"])
     mine = stack.presence.fleet(fresh=True)
@@ -78,6 +79,7 @@ def test_force_holds_for_what_comes_after_it_and_for_one_worker_alone(stack: Sta
     assert ask(http, "slow").status_code == 200
 
 
+@pytest.mark.full
 def test_what_waits_for_an_unloaded_model_does_not_hang(tmp_path: Path) -> None:
     stack = Stack(tmp_path / "stack", FAKE_MODELS)
     try:
@@ -112,6 +114,7 @@ def _ask_alone(stack: Stack, model: str) -> httpx.Response:
         return ask(http, model)
 
 
+@pytest.mark.full
 def test_a_drained_model_that_is_wanted_again_stays(stack: Stack, http: httpx.Client) -> None:
     stream = Stream(stack, "slow", 100)
     http.post("/models/slow/unload")
@@ -124,6 +127,7 @@ def test_a_drained_model_that_is_wanted_again_stays(stack: Stack, http: httpx.Cl
     assert status(http, "slow") == "ready"
 
 
+@pytest.mark.full
 def test_what_was_said_survives_restarts_and_a_flushed_redis(stack: Stack, http: httpx.Client) -> None:
     http.post("/models", json={"id": "extra", **FAKE, "load": True})
     becomes(http, "extra", "ready")
@@ -142,6 +146,7 @@ def test_what_was_said_survives_restarts_and_a_flushed_redis(stack: Stack, http:
     becomes(http, "slow", "ready", 5)
 
 
+@pytest.mark.full
 def test_a_worker_started_by_default_gets_further_models(tmp_path: Path) -> None:
     stack = Stack(tmp_path / "stack", FAKE_MODELS)
     try:
@@ -190,6 +195,7 @@ def test_every_process_sees_a_change_within_two_seconds(stack: Stack, http: http
     stack.stop(other)
 
 
+@pytest.mark.full
 def test_the_same_by_grpc_and_on_the_command_line(stack: Stack, http: httpx.Client) -> None:
     stack.start_grpc()
     client = Control(stack)

@@ -2,7 +2,6 @@
 
 import json
 import threading
-from pathlib import Path
 
 import httpx
 import pytest
@@ -12,7 +11,6 @@ from store.sql.api_keys import ApiKeyStore, Scope
 from store.sql.models import ModelStore
 from testing.stack import Stack
 from testing.waiting import until
-from tests.conftest import FAKE_MODELS
 from tests.integration.live_models import FAKE, Control, ask, becomes, http, stack
 
 __all__ = ["http", "stack"]
@@ -32,36 +30,6 @@ def test_values_over_the_model_file(stack: Stack, http: httpx.Client) -> None:
     assert late.status_code == 409 and "somebody else" in late.json()["error"]["message"]
     assert http.post("/models/fake/reset").json()["name"] == "Fake"
     assert "outdated" not in http.get("/models/fake").json()["workers"][0]
-
-
-@pytest.mark.parametrize(
-    ("body", "code", "named"),
-    [
-        ({"id": "fake", **FAKE}, 409, "already"),
-        ({"id": "a b", **FAKE}, 400, "an id is"),
-        ({"id": "x"}, 400, "model_path"),
-        ({"id": "x", **FAKE, "colour": "red"}, 400, "'colour'"),
-        ({"id": "x", **FAKE, "maxModelLen": "long"}, 400, "'max_model_len'"),
-        ({"id": "x", **FAKE, "aliases": ["slow"]}, 400, "another model"),
-        ({"id": "x", **FAKE, "engineArgs": {"trust_remote_code": True}}, 400, "never run"),
-        ({"id": "x", "modelPath": "/etc"}, 400, "CY_LLM_MODEL_ROOTS"),
-        ({"id": "x", "modelPath": "EMPTY"}, 400, "config.json"),
-        ({"id": "x", "modelPath": "a/../../x"}, 400, "hub"),
-        ({"id": "x", "modelPath": "file:///etc"}, 400, "hub"),
-        ({"id": "x", "modelPath": "http://10.0.0.1/"}, 400, "hub"),
-        ({"id": "x", "modelPath": "pypi:nothing"}, 400, "smollm2-135m"),
-        ({"id": "x", "modelPath": "org/name", "chatTemplate": "/etc/passwd"}, 400, "itself"),
-        ({"id": "x", "modelPath": "org/name", "adapterPath": "/etc"}, 400, "CY_LLM_ADAPTERS_ROOT"),
-        ({"id": "x", "modelPath": "org/name", "engine": "gpu"}, 400, "known"),
-    ],
-)
-def test_bad_entries_are_named(stack: Stack, http: httpx.Client, body: dict, code: int, named: str) -> None:
-    if body.get("modelPath") == "EMPTY":
-        body = {**body, "modelPath": str(Path(stack.env["CY_LLM_MODEL_ROOTS"]) / "empty")}
-    answer = http.post("/models", json=body)
-    assert answer.status_code == code, answer.text
-    assert named in answer.text
-    assert len(http.get("/models").json()["models"]) == len(FAKE_MODELS["models"])
 
 
 def test_what_cannot_be_done_says_why(stack: Stack, http: httpx.Client) -> None:

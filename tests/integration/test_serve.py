@@ -78,6 +78,7 @@ def test_a_worker_that_cannot_start_ends_everything_with_its_last_lines(tmp_path
     assert left_of(others) == []
 
 
+@pytest.mark.full
 def test_whatever_is_killed_comes_back_and_it_answers_again(tmp_path: Path) -> None:
     with serving(tmp_path / "s", **ports()) as served:
         served.wait_for_banner()
@@ -115,6 +116,7 @@ def test_nothing_is_left_when_it_is_ended_itself(tmp_path: Path, number: int) ->
         assert served.answer().endswith("data: [DONE]")
 
 
+@pytest.mark.full
 def test_its_own_redis_database_and_key_are_replaced_by_the_environment(
     tmp_path: Path, redis_server: RedisServer
 ) -> None:

@@ -73,6 +73,7 @@ def test_requests_to_and_fro_cost_few_loads(swapping: Stack) -> None:
     assert loaded <= turns + 2, (loaded, turns)
 
 
+@pytest.mark.full
 def test_probes_and_lists_keep_no_model_and_an_idle_one_goes(tmp_path: Path) -> None:
     stack = make_stack(tmp_path, CY_LLM_SWAP_IDLE_SECONDS="1.5")
     try:
@@ -92,6 +93,7 @@ def test_probes_and_lists_keep_no_model_and_an_idle_one_goes(tmp_path: Path) -> 
         stack.close()
 
 
+@pytest.mark.full
 def test_the_wait_has_a_bound_and_the_other_model_stays(tmp_path: Path) -> None:
     stack = make_stack(tmp_path, CY_LLM_SWAP_WAIT_SECONDS="2")
     try:
@@ -115,6 +117,7 @@ def test_the_wait_has_a_bound_and_the_other_model_stays(tmp_path: Path) -> None:
         stack.close()
 
 
+@pytest.mark.full
 def test_a_client_that_left_loads_nothing(swapping: Stack) -> None:
     with swapping.http() as http:
         long = Asked(swapping, "a", tokens=200)
@@ -128,6 +131,7 @@ def test_a_client_that_left_loads_nothing(swapping: Stack) -> None:
         assert (status(http, "a"), loads(swapping, "b")) == ("ready", 0)
 
 
+@pytest.mark.full
 def test_openai_clients_wait_with_comments_and_see_what_can_be_asked(swapping: Stack) -> None:
     assert listed(swapping) == {"a", "b", "c", "bee"}
     long = Asked(swapping, "a", tokens=120)
@@ -147,6 +151,7 @@ def test_openai_clients_wait_with_comments_and_see_what_can_be_asked(swapping: S
     assert chat.choices[0].message.content == expected_text("x", 3)
 
 
+@pytest.mark.full
 def test_a_pinned_model_stays_and_the_others_asker_is_told(tmp_path: Path) -> None:
     stack = make_stack(tmp_path)
     try:
@@ -190,6 +195,7 @@ def test_a_model_that_cannot_be_loaded_is_told_and_the_others_go_on(tmp_path: Pa
         stack.close()
 
 
+@pytest.mark.full
 def test_asleep_and_awake(tmp_path: Path) -> None:
     """M07, with an engine that only says that it sleeps: it refuses to be asked while it does."""
     stack = make_stack(tmp_path)
@@ -214,6 +220,7 @@ def test_asleep_and_awake(tmp_path: Path) -> None:
         stack.close()
 
 
+@pytest.mark.full
 def test_an_operator_loads_and_takes_away(swapping: Stack) -> None:
     with swapping.http() as http:
         assert http.post("/models/c/load").json()["workers"] == ["w1@test"]
@@ -230,6 +237,7 @@ def test_an_operator_loads_and_takes_away(swapping: Stack) -> None:
         becomes(http, "a", "ready")
 
 
+@pytest.mark.full
 def test_a_model_with_a_worker_of_its_own_is_not_swapped(swapping: Stack) -> None:
     swapping.start_worker("w2", ["--models", "b"])
     with swapping.http() as http:
@@ -241,6 +249,7 @@ def test_a_model_with_a_worker_of_its_own_is_not_swapped(swapping: Stack) -> Non
         assert loads(swapping, "b") == 0
 
 
+@pytest.mark.full
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGKILL], ids=["SIGTERM", "SIGKILL"])
 def test_what_waits_outlives_its_worker(swapping: Stack, number: int) -> None:
     """M01: the worker ends in the middle of a swap; another one goes on with what ran and brings what is waited for."""
@@ -256,6 +265,7 @@ def test_what_waits_outlives_its_worker(swapping: Stack, number: int) -> None:
     assert [text_of(each.result()) for each in waiting] == [expected_text(str(each), 3) for each in range(5)]
 
 
+@pytest.mark.full
 def test_two_workers_share_the_models(swapping: Stack) -> None:
     """What the one has, the other does not load; the one that is idle comes first."""
     swapping.start_worker("w2", ["--models", "a,b,c", "--swap"])
@@ -271,6 +281,7 @@ def test_two_workers_share_the_models(swapping: Stack) -> None:
         long.result()
 
 
+@pytest.mark.full
 def test_frozen_redis_loses_nobody(swapping: Stack) -> None:
     long = Asked(swapping, "a", tokens=150)
     until(lambda: swapping.fleet().living[0].in_flight == 1, 10, "the long answer runs")

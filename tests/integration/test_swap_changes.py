@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import grpc
+import pytest
 
 from testing.fake_text import expected_text
 from testing.rpc_client import WIRE, RpcClient
@@ -17,6 +18,8 @@ from testing.stack import KEY, Stack
 from testing.waiting import until
 from tests.integration.live_models import ask, becomes
 from tests.integration.swap_stack import MODELS, STAY, Asked, loads, make_stack
+
+pytestmark = pytest.mark.full
 
 _SMALL = {**MODELS["models"]["small"], "sleepMode": False}
 _HALF = {**MODELS["models"]["a"], "gpuMemoryUtilization": 0.45}

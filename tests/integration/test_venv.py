@@ -29,6 +29,7 @@ def has_package(folder: Path) -> bool:
     return subprocess.run([python, "-c", "import toposort"], capture_output=True, check=False).returncode == 0
 
 
+@pytest.mark.full
 def test_it_installs_once_and_mends_what_is_broken(tmp_path: Path) -> None:
     first = install(tmp_path)
     assert first.returncode == 0, first.stderr
