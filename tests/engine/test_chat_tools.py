@@ -14,7 +14,7 @@ from testing.stack import KEY, Stack
 from testing.tool_model import transcripts
 from tests.engine.conftest import serving
 
-pytestmark = [pytest.mark.timeout(300)]
+pytestmark = [pytest.mark.full, pytest.mark.timeout(300)]
 
 _A = {"type": "object", "properties": {"a": {"type": "string"}}, "required": ["a"]}
 TOOLS: list[Any] = [

@@ -50,6 +50,7 @@ def start(stack: Stack, **params: Any) -> httpx.Response:
         return http.post("/training/start", json=body)
 
 
+@pytest.mark.full
 def test_a_worker_refuses_what_the_front_door_cannot_count(stack: Stack, tmp_path: Path) -> None:
     stack.start_web()
     # Nobody to ask: accepted as it is, and counted by the trainer.

@@ -125,6 +125,7 @@ def test_a_client_that_leaves_frees_the_engine_and_may_resume(fake_stack: Stack)
     assert text_of(first, accepted["id"]) + text_of(rest, accepted["id"]) == expected_text("p", 60)
 
 
+@pytest.mark.full
 def test_a_stopping_front_door_says_so(own_stack: Stack) -> None:
     own_stack.start_worker("w", ["--models", "slow"])
     web = own_stack.start_web()
