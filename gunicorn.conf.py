@@ -7,6 +7,7 @@ from child_process import die_with_parent
 from services.bind_address import InsecureBindError, addresses
 from settings import Settings
 from webapp.gunicorn.internals import QuietLogger, is_stopping
+from webapp.gunicorn.worker import PollingThreadWorker
 from webapp.http.current import services_of
 
 _settings = Settings.from_env_or_exit()
@@ -16,7 +17,7 @@ try:
 except InsecureBindError as error:
     raise SystemExit(f"cy-llm: {error}") from None
 # A stream holds a thread while it lasts, and costs little: a thread that waits.
-worker_class = "gthread"
+worker_class = PollingThreadWorker
 workers = _settings.web_workers
 threads = _settings.web_threads
 # More sockets than threads, so that a full house still answers health checks in turn.

@@ -3,12 +3,18 @@
 ``tests/unit/webapp/test_gunicorn_internals.py`` checks what is relied on against the installed gunicorn.
 """
 
+import select
 import socket
+import ssl
 from collections.abc import Callable, Mapping
 from typing import Any
 
 import gunicorn.glogging
 from gunicorn.http.errors import ParseException
+from gunicorn.workers.base import Worker
+from gunicorn.workers.gthread import TConn, ThreadWorker
+
+__all__ = ["ThreadWorker", "Worker"]
 
 #: With this status of a worker gunicorn ends as a whole, instead of starting another (``Arbiter.APP_LOAD_ERROR``).
 APP_LOAD_ERROR = 4
@@ -37,6 +43,39 @@ def is_stopping(worker: Any) -> Callable[[], bool]:
     Its hooks hand the worker over; that its ``alive`` turns False on SIGTERM is not documented.
     """
     return lambda: not worker.alive
+
+
+class Connection(TConn):
+    """A client's connection as gthread's handler takes it, which can tell without waiting what there is to read."""
+
+    #: Whether it is registered with the epoll.
+    polled = False
+
+    def holds_data(self) -> bool:
+        """Whether bytes of a next request were read already: no poll will tell of them."""
+        if self.parser is None:
+            return False
+        pending = self.sock.pending() if isinstance(self.sock, ssl.SSLSocket) else 0
+        return bool(self.parser.unreader.buf.getvalue()) or pending > 0
+
+    def peek(self, milliseconds: int = 0) -> bool | None:
+        """Return whether there is something to read, waiting so long for it; None where the client has left."""
+        for wait in (None, milliseconds):
+            if wait:
+                poller = select.poll()
+                poller.register(self.sock, select.POLLIN)
+                if not poller.poll(wait):
+                    return False
+            if isinstance(self.sock, ssl.SSLSocket):
+                # It cannot be looked into: whoever reads finds out.
+                return True
+            try:
+                return bool(self.sock.recv(1, socket.MSG_PEEK | socket.MSG_DONTWAIT)) or None
+            except BlockingIOError:
+                continue
+            except OSError:
+                return None
+        return False
 
 
 class QuietLogger(gunicorn.glogging.Logger):
