@@ -67,5 +67,8 @@ class AsyncSentinelPool(_AsyncPool):
             await super().disconnect()
             return
         idle, self._available_connections = self._available_connections, []
-        await asyncio.gather(*(connection.disconnect() for connection in idle), return_exceptions=True)
-        self._available_connections = idle + self._available_connections
+        try:
+            await asyncio.gather(*(connection.disconnect() for connection in idle), return_exceptions=True)
+        finally:
+            # Also of a task that was cancelled: what is not closed yet is found to be so when it is used.
+            self._available_connections = idle + self._available_connections

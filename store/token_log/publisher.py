@@ -14,7 +14,6 @@ from redis.exceptions import NoScriptError, RedisError
 
 from store.redis import keys as redis_keys
 from store.redis.command_batcher import CommandBatcher
-from store.redis.round_trips import RoundTrips
 from store.token_log.log import APPEND, LogSnapshot, entries_from_rows
 from store.token_log.writer import LogWriter
 
@@ -65,7 +64,6 @@ class Publisher:
     def __init__(self, client: redis.asyncio.Redis, ttl: int) -> None:
         self.client = client
         self.commands = CommandBatcher(client)
-        self._round_trips = RoundTrips(client)
         self.ttl = ttl
         self._dirty: dict[LogWriter, None] = {}
         self._flush_requested = asyncio.Event()
@@ -93,12 +91,6 @@ class Publisher:
 
     async def run(self) -> None:
         """Send batches until cancelled."""
-        try:
-            await self._run()
-        finally:
-            await self._round_trips.close()
-
-    async def _run(self) -> None:
         while True:
             await self._flush_requested.wait()
             self._flush_requested.clear()
@@ -174,9 +166,10 @@ class Publisher:
                 batches[-1].add(writer, arguments)
         if not batches[0].writers:
             return []
-        results = await self._round_trips.exchange(
-            [("EVALSHA", self._hashes[APPEND], len(batch.keys), *batch.keys, *batch.arguments) for batch in batches]
-        )
+        pipeline = self.client.pipeline(transaction=False)
+        for batch in batches:
+            pipeline.evalsha(self._hashes[APPEND], len(batch.keys), *batch.keys, *batch.arguments)
+        results = await pipeline.execute(raise_on_error=False)
         retry: list[LogWriter] = []
         for batch, result in zip(batches, results, strict=True):
             if isinstance(result, NoScriptError):

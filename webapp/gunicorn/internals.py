@@ -3,7 +3,6 @@
 ``tests/unit/webapp/test_gunicorn_internals.py`` checks what is relied on against the installed gunicorn.
 """
 
-import select
 import socket
 import ssl
 from collections.abc import Callable, Mapping
@@ -11,10 +10,9 @@ from typing import Any
 
 import gunicorn.glogging
 from gunicorn.http.errors import ParseException
-from gunicorn.workers.base import Worker
-from gunicorn.workers.gthread import TConn, ThreadWorker
-
-__all__ = ["ThreadWorker", "Worker"]
+from gunicorn.workers.base import Worker as Worker
+from gunicorn.workers.gthread import TConn
+from gunicorn.workers.gthread import ThreadWorker as ThreadWorker
 
 #: With this status of a worker gunicorn ends as a whole, instead of starting another (``Arbiter.APP_LOAD_ERROR``).
 APP_LOAD_ERROR = 4
@@ -58,24 +56,17 @@ class Connection(TConn):
         pending = self.sock.pending() if isinstance(self.sock, ssl.SSLSocket) else 0
         return bool(self.parser.unreader.buf.getvalue()) or pending > 0
 
-    def peek(self, milliseconds: int = 0) -> bool | None:
-        """Return whether there is something to read, waiting so long for it; None where the client has left."""
-        for wait in (None, milliseconds):
-            if wait:
-                poller = select.poll()
-                poller.register(self.sock, select.POLLIN)
-                if not poller.poll(wait):
-                    return False
-            if isinstance(self.sock, ssl.SSLSocket):
-                # It cannot be looked into: whoever reads finds out.
-                return True
-            try:
-                return bool(self.sock.recv(1, socket.MSG_PEEK | socket.MSG_DONTWAIT)) or None
-            except BlockingIOError:
-                continue
-            except OSError:
-                return None
-        return False
+    def peek(self) -> bool | None:
+        """Return whether there is something to read; None where the client has left. Never waits."""
+        if isinstance(self.sock, ssl.SSLSocket):
+            # It cannot be looked into: whoever reads finds out.
+            return True
+        try:
+            return bool(self.sock.recv(1, socket.MSG_PEEK | socket.MSG_DONTWAIT)) or None
+        except BlockingIOError:
+            return False
+        except OSError:
+            return None
 
 
 class QuietLogger(gunicorn.glogging.Logger):

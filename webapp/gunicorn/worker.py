@@ -16,8 +16,8 @@ from typing import Any
 
 from webapp.gunicorn.internals import Connection, ThreadWorker, Worker
 
-#: How long a new connection's thread waits for its first bytes before it gives the connection back. Milliseconds.
-_FIRST_BYTES_MS = 5
+#: How long a new connection's thread waits for its first bytes before it gives the connection back. Seconds.
+_FIRST_BYTES_SECONDS = 0.005
 #: How long a connection may be without its first bytes. Seconds.
 _FIRST_REQUEST_SECONDS = 10.0
 #: How long a stopping process keeps connections open on which a request may be on its way. Seconds.
@@ -166,7 +166,9 @@ class PollingThreadWorker(ThreadWorker):
     def _answer(self, connection: Connection) -> None:
         while True:
             if not connection.holds_data():
-                arrived = connection.peek(0 if connection.initialized else _FIRST_BYTES_MS)
+                arrived = connection.peek()
+                if arrived is False and not connection.initialized and connection.wait_for_data(_FIRST_BYTES_SECONDS):
+                    arrived = connection.peek()
                 if arrived is None:
                     self._close(connection)
                     return

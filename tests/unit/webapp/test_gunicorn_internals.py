@@ -6,10 +6,12 @@ import socket
 
 import gunicorn
 import gunicorn.glogging
+from gunicorn.config import Config
 from gunicorn.http import wsgi
 from gunicorn.workers.base import Worker
+from gunicorn.workers.gthread import TConn, ThreadWorker
 
-from webapp.gunicorn.internals import QuietLogger, client_socket, frame_chunk, is_stopping
+from webapp.gunicorn.internals import Connection, QuietLogger, client_socket, frame_chunk, is_stopping
 
 VERSION = f"gunicorn {gunicorn.__version__}"
 
@@ -49,3 +51,34 @@ def test_a_worker_has_a_flag_that_says_it_is_alive() -> None:
 def test_the_logger_s_access_line_can_be_left_out() -> None:
     parameters = list(inspect.signature(gunicorn.glogging.Logger.access).parameters)
     assert list(inspect.signature(QuietLogger.access).parameters) == parameters, VERSION
+
+
+def test_a_thread_s_handler_takes_a_connection_whose_data_are_there() -> None:
+    handler = inspect.getsource(ThreadWorker.handle)
+    assert "if not conn.initialized and not conn.data_ready:" in handler, VERSION
+    # What it asks of the worker.
+    assert "len(self.keepalived_conns) >= self.max_keepalived" in inspect.getsource(ThreadWorker.handle_request), (
+        VERSION
+    )
+    assert list(inspect.signature(TConn.close).parameters) == ["self", "graceful"], VERSION
+    assert list(inspect.signature(ThreadWorker.handle).parameters) == ["self", "conn"], VERSION
+
+
+def test_a_signal_wakes_whoever_reads_the_worker_s_pipe() -> None:
+    assert "signal.set_wakeup_fd(self.PIPE[1])" in inspect.getsource(Worker.init_signals), VERSION
+
+
+def test_a_connection_tells_what_there_is_to_read() -> None:
+    client, served = socket.socketpair()
+    with client, served:
+        connection = Connection(Config(), served, ("127.0.0.1", 1), ("127.0.0.1", 2))
+        assert not connection.holds_data()
+        assert connection.peek() is False
+        client.sendall(b"GET / HTTP/1.1\r\nHost: x\r\n\r\nGET /next")
+        assert connection.peek() is True
+        connection.init()
+        assert next(connection.parser).path == "/", VERSION
+        connection.parser.finish_body(None)
+        assert connection.holds_data(), VERSION
+        client.close()
+        assert connection.peek() is None
