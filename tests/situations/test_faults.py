@@ -171,4 +171,4 @@ def test_process_told_to_stop(after_a_stop: dict[FaceType, Running], kind: FaceT
     check(answer, cell)
     if "training" not in kind.name:
         assert expected_text(f"s {kind.name}", 100).startswith(answer.text)
-        assert (answer.text == expected_text(f"s {kind.name}", 100)) == (not cell.code)
+        assert (answer.text == expected_text(f"s {kind.name}", 100)) == (not cell.code), answer

@@ -130,10 +130,12 @@ class PollingThreadWorker(ThreadWorker):
         if connection is None:
             return
         try:
-            self._answer(connection)
+            closing = self._answer(connection)
         except BaseException:
             self._close(connection)
             raise
+        if closing is not None:
+            self._close(connection, graceful=closing)
 
     def _accept(self, fd: int) -> Connection | None:
         try:
@@ -163,26 +165,26 @@ class PollingThreadWorker(ThreadWorker):
             else:
                 self._paused.add(fd)
 
-    def _answer(self, connection: Connection) -> None:
+    def _answer(self, connection: Connection) -> bool | None:
+        """Answer what there is to answer; None: it waits for its next request, else whether to close it gracefully."""
         while True:
             if not connection.holds_data():
                 arrived = connection.peek()
                 if arrived is False and not connection.initialized and connection.wait_for_data(_FIRST_BYTES_SECONDS):
                     arrived = connection.peek()
                 if arrived is None:
-                    self._close(connection)
-                    return
+                    return False
                 if not arrived:
                     break
             # The handler need not wait for it.
             connection.data_ready = True
             if not self.handle(connection):
-                self._close(connection, graceful=True)
-                return
+                return True
             connection.set_timeout()
             if not connection.holds_data():
                 break
         self._wait_for_request(connection)
+        return None
 
     def _wait_for_request(self, connection: Connection) -> None:
         now = time.monotonic()
@@ -192,16 +194,21 @@ class PollingThreadWorker(ThreadWorker):
             if not self.alive:
                 connection.timeout = min(connection.timeout, now + _LINGER_SECONDS)
             fd = connection.sock.fileno()
-            self.keepalived_conns[fd] = connection
+            # Who is woken at once finds it all the same: the lock is held until it is among them.
             if connection.polled:
                 self._epoll.modify(fd, _ONCE)
             else:
-                connection.polled = True
                 self._epoll.register(fd, _ONCE)
+                connection.polled = True
+            self.keepalived_conns[fd] = connection
 
     def _close(self, connection: Connection, graceful: bool = False) -> None:
+        """Close a connection, once: it is counted until then."""
         try:
             connection.close(graceful)
+        except OSError as error:
+            # Its application did, as a WebSocket's library does.
+            self.log.debug("A connection was closed already: %s", error)
         finally:
             with self._lock:
                 self.nr_conns -= 1
