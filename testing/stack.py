@@ -214,7 +214,10 @@ class Stack:
                 return self.find(name)
             return None
 
-        until(ready, seconds, f"worker {name} is ready")
+        try:
+            until(ready, seconds, f"worker {name} is ready")
+        except AssertionError as error:
+            raise AssertionError(f"{error}:\n{worker.tail()}") from None
         return worker
 
     def spawn_worker(self, name: str, options: list[str] | None = None, **env: str) -> Process:

@@ -1,13 +1,12 @@
 """The two that are compared, and what each is loaded with."""
 
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 
 from bench.streams import cpu, workers_of
 from settings import ROOT
 from testing.stack import Stack
-from testing.waiting import until
 
 #: The name that both serve the model under.
 NAME = "demo"
@@ -33,7 +32,12 @@ class Load:
     def requests(self) -> int:
         if self.rate:
             return max(20, round(self.rate * self.seconds))
-        return max(8, 3 * self.streams if self.streams < 256 else 2 * self.streams)
+        return max(16, 6 * self.streams if self.streams < 256 else 2 * self.streams)
+
+    @property
+    def warming(self) -> "Load":
+        """What goes before it: a system that has stood idle begins slowly, the more the more code it has."""
+        return Load(self.tokens_in, self.tokens_out, streams=min(self.streams, 16) or 16)
 
     @property
     def shape(self) -> str:
@@ -52,7 +56,6 @@ class System:
     url: str
     #: Processes whose CPU time counts.
     pids: Callable[[], list[int]]
-    results: list[dict[str, float]] = field(default_factory=list)
 
     def cpu(self) -> float:
         """Return the seconds of CPU time that it has used, but for its engine core."""
@@ -61,8 +64,7 @@ class System:
 
 def start_system(name: str, stack: Stack) -> System:
     """Start one worker and a front door from the stack's checkout."""
-    worker = stack.spawn_worker("own", ["-c", "300"])
-    until(lambda: stack.find("own"), 120, "the worker is ready")
+    worker = stack.start_worker("own", ["-c", "300"], seconds=180)
     web = workers_of(stack.start_web())
     return System(name, f"http://127.0.0.1:{stack.openai_port}", lambda: [*web, worker.pid, stack.redis.pid])
 

@@ -3,7 +3,7 @@
 import statistics
 from typing import Any
 
-from bench.compare.systems import Load, System
+from bench.compare.systems import Load
 
 HEAD = (
     "in/out",
@@ -26,17 +26,20 @@ HEAD = (
 _PAIRED = ("tokens_per_second", "ttft_p50", "ttft_p99", "cpu_request")
 
 
-def row(load: Load, bare: System, this: System) -> dict[str, Any]:
+#: What the client measured of both in one round, the other system first.
+Pair = tuple[dict[str, float], dict[str, float]]
+
+
+def row(load: Load, pairs: list[Pair]) -> dict[str, Any]:
     """Medians of both, and the median of the paired ratios with their spread."""
     values: dict[str, Any] = {"shape": load.shape, "load": load.name}
-    for name in bare.results[0]:
-        values[name] = [statistics.median(result[name] for result in system.results) for system in (bare, this)]
-    pairs = list(zip(bare.results, this.results, strict=True))
+    for name in pairs[0][0]:
+        values[name] = [statistics.median(pair[side][name] for pair in pairs) for side in (0, 1)]
     for name in _PAIRED:
         ratios = sorted(mine[name] / theirs[name] for theirs, mine in pairs)
         values[f"{name}_ratio"] = (statistics.median(ratios), ratios[0], ratios[-1])
     values["ttft_difference"] = statistics.median(mine["ttft_p50"] - theirs["ttft_p50"] for theirs, mine in pairs)
-    values["failed"] = sum(result["failed"] for result in this.results)
+    values["failed"] = sum(mine["failed"] for _, mine in pairs)
     return values
 
 
