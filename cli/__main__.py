@@ -5,6 +5,7 @@ import sys
 import click
 
 from cli.adapters import adapters
+from cli.bench import bench
 from cli.chat import chat
 from cli.config_check import config
 from cli.configuration import configuration
@@ -21,7 +22,7 @@ def cli() -> None:
     """CY-LLM Engine on the command line: "keys" uses DATABASE_URL, as the front door does; all else asks the server."""
 
 
-for command in (train, jobs, adapters, chat, keys, models, fetch, diagnose, config, configuration):
+for command in (train, jobs, adapters, chat, keys, models, fetch, diagnose, bench, config, configuration):
     cli.add_command(command)
 
 

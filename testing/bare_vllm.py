@@ -4,7 +4,7 @@ import contextlib
 import os
 import subprocess
 import sys
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -15,9 +15,21 @@ from testing.waiting import until
 
 
 class BareVllm:
-    """``vllm serve`` for one model, with ``options`` named as vLLM's command line names them."""
+    """``vllm serve`` for one model, with ``options`` named as vLLM's command line names them, and further ``words``.
 
-    def __init__(self, folder: Path, name: str, model: Path, options: Mapping[str, Any]) -> None:
+    ``one_process`` computes in the engine core's own process, ``seconds`` is how long it may take to start.
+    """
+
+    def __init__(
+        self,
+        folder: Path,
+        name: str,
+        model: Path | str,
+        options: Mapping[str, Any],
+        words: Sequence[str] = (),
+        one_process: bool = True,
+        seconds: float = 180,
+    ) -> None:
         from engines.vllm.cpu import prepare_cpu
         from engines.vllm.internals import ONE_PROCESS_EXECUTOR
 
@@ -28,8 +40,9 @@ class BareVllm:
         for option, value in options.items():
             arguments += [f"--{option.replace('_', '-')}"] + ([] if value is True else [str(value)])
         # As an engine of this system: of one process on a CPU, and with vLLM's own sampling where nothing is asked.
-        arguments += ["--distributed-executor-backend", ONE_PROCESS_EXECUTOR]
-        arguments += ["--generation-config", "vllm", "--disable-uvicorn-access-log"]
+        if one_process:
+            arguments += ["--distributed-executor-backend", ONE_PROCESS_EXECUTOR]
+        arguments += ["--generation-config", "vllm", "--disable-uvicorn-access-log", *words]
         self._log = folder / f"vllm-serve-{name}.log"
         with self._log.open("wb") as output:
             self.process = subprocess.Popen(
@@ -45,7 +58,7 @@ class BareVllm:
                     "PYTHONPATH": str(Path(__file__).parent / "amx"),
                 },
             )
-        until(self._ready, 180, f"vllm serve is ready; see {self._log}")
+        until(self._ready, seconds, f"vllm serve is ready; see {self._log}")
 
     @property
     def base(self) -> str:

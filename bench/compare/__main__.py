@@ -1,12 +1,13 @@
 """``python -m bench.compare [--rounds 6]``: this system beside bare ``vllm serve``, in one run.
 
-With ``--against DIR`` beside another checkout of this system instead: the commit that a change began with.
+With ``--against DIR`` beside another checkout of this system instead: the commit that a change began with. With
+``--entry FILE --id MODEL`` the model of an installation, with the engine arguments of its entry (``bin/cy-llm bench``).
 
-Both serve the same model with the same engine arguments, and both run all the time; vLLM's own
-``bench serve`` drives them in turn, over the OpenAI chat API. This system has everything on:
-keys, queue, token log, failover, usage. Prints medians, and the median of the paired ratios with
-their spread. ``CPU`` is the CPU time of everything but the engine core:
-vLLM's API process there; front door, Redis and the worker's own process here.
+Both serve the same model with the same engine arguments, and both run all the time (``--in-turn``: one after the
+other, where the memory has room for one); vLLM's own ``bench serve`` drives them in turn, over the OpenAI chat API.
+This system has everything on: keys, queue, token log, failover, usage. Prints medians, and the median of the paired
+ratios with their spread. ``CPU`` is the CPU time of everything but the engine core: vLLM's API process there; front
+door, Redis and the worker's own process here.
 
 Two kinds of load: so many streams at a time, and requests that come when they come (Poisson), at shares of what the
 other system managed with 64 streams at a time.
@@ -20,39 +21,27 @@ import argparse
 import json
 import os
 import platform
-import statistics
 import sys
-import tempfile
 from collections.abc import Callable, Iterator
-from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
+from bench.compare import picture
 from bench.compare.client import drive
-from bench.compare.systems import DEMO, ENGINE, NAME, Load, System, models, start_system
+from bench.compare.legs import Legs
+from bench.compare.systems import DEMO, Load, Subject, System, entry_subject, folder_subject
 from bench.compare.table import HEAD, Pair, line, row
-from testing.bare_vllm import BareVllm
-from testing.stack import KEY, Stack
+from engines.errors import ConfigError, UnknownModel
+from engines.model_entry import snake_keys
+from engines.registry import load_registry
+from settings import Settings
+from testing.stack import KEY
 
 #: Tokens in and out: the cost of a request, and the cost of a token.
 SHAPES = ((64, 64), (128, 256))
 STREAMS = (1, 16, 64, 256)
 #: Of the other system's requests a second at 64 streams.
 SHARES = (0.3, 0.6, 0.8)
-#: What that is measured with.
-_CAPACITY = Load(64, 64, streams=64)
-
-Measure = Callable[[System, Load, int], dict[str, float]]
-
-
-def compare(bare: System, this: System, measure: Measure, rounds: range, load: Load) -> list[Pair]:
-    pairs = []
-    for number in rounds:
-        # Which goes first alternates, so that no drift favours one.
-        order = (bare, this) if number % 2 else (this, bare)
-        measured = {system.name: measure(system, load, 1 + number) for system in order}
-        pairs.append((measured[bare.name], measured[this.name]))
-    return pairs
 
 
 def wanted(arguments: argparse.Namespace, capacity: Callable[[], float]) -> Iterator[Load]:
@@ -70,42 +59,17 @@ def wanted(arguments: argparse.Namespace, capacity: Callable[[], float]) -> Iter
             yield Load(64, 64, rate=share * most)
 
 
-class Pairing:
-    """Both systems, started in one order or the other, until the block ends."""
-
-    def __init__(self, model: Path, against: Path | None) -> None:
-        self._models = models(model)
-        self._model = model
-        self._against = against
-        self._stack = ExitStack()
-        self._folder = Path(self._stack.enter_context(tempfile.TemporaryDirectory(prefix="cy-llm-compare-")))
-
-    def __enter__(self) -> "Pairing":
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self._stack.close()
-
-    def start(self, this_first: bool) -> tuple[System, System]:
-        """Return the other system and this one."""
-        if this_first:
-            this = self._start_this()
-            return self._start_other(), this
-        return self._start_other(), self._start_this()
-
-    def _start_this(self) -> System:
-        stack = Stack(self._folder / "stack", self._models)
-        self._stack.callback(stack.close)
-        return start_system("this system", stack)
-
-    def _start_other(self) -> System:
-        if self._against is not None:
-            stack = Stack(self._folder / "other", self._models, root=self._against)
-            self._stack.callback(stack.close)
-            return start_system("the other checkout", stack)
-        server = BareVllm(self._folder, NAME, self._model, ENGINE)
-        self._stack.callback(server.stop)
-        return System("vllm serve", server.base, lambda: [server.process.pid])
+def subject_of(arguments: argparse.Namespace) -> Subject:
+    """The model that was asked for. Raises ``SystemExit`` with words."""
+    if arguments.entry is None:
+        return folder_subject(arguments.model.resolve())
+    try:
+        settings = Settings.from_env_or_exit()
+        registry = load_registry(arguments.entry, default=settings.default_model, models_root=settings.models_root)
+        spec = registry.resolve(arguments.id) if arguments.id else registry.default
+        return entry_subject(spec, snake_keys(spec.id, registry.entries[spec.id]))
+    except (ConfigError, UnknownModel, ValueError) as error:
+        raise SystemExit(str(error)) from None
 
 
 def main() -> int:
@@ -115,41 +79,41 @@ def main() -> int:
     parser.add_argument("--share", type=float, action="append", default=[], help="only these shares of the capacity")
     parser.add_argument("--shape", action="append", default=[], help="of closed loads only these, as 64/64")
     parser.add_argument("--model", type=Path, default=DEMO, help="another model's folder")
+    parser.add_argument("--entry", type=Path, help="a model file, to take a model with its engine arguments from")
+    parser.add_argument("--id", help="which of its models; without it the default")
+    parser.add_argument("--in-turn", action="store_true", help="one after the other: the memory has room for one")
     parser.add_argument("--json", type=Path, help="also write the rows there")
+    parser.add_argument("--picture", type=Path, help="also draw them there (SVG)")
     parser.add_argument("--against", type=Path, help="another checkout of this system, to stand in for vllm serve")
     arguments = parser.parse_args()
     if arguments.rounds < 2 or arguments.rounds % 2:
         parser.error("--rounds must be an even number")
     os.environ["OPENAI_API_KEY"] = KEY
-    model = arguments.model.resolve()
+    subject = subject_of(arguments)
 
     def measure(system: System, load: Load, seed: int) -> dict[str, float]:
         # Prompts that no measurement has: none shall find its own computed already.
-        drive(system, load.warming, model, 1000 + seed)
-        return drive(system, load, model, seed)
+        drive(system, load.warming, subject, 1000 + seed)
+        return drive(system, load, subject, seed)
 
-    loads: list[Load] = []
-    pairs: dict[Load, list[Pair]] = {}
+    against = arguments.against and arguments.against.resolve()
+    legs = Legs(subject, against, measure, lambda capacity: wanted(arguments, capacity))
     for half in (0, 1):
         rounds = range(half * arguments.rounds // 2, (half + 1) * arguments.rounds // 2)
-        with Pairing(model, arguments.against and arguments.against.resolve()) as pairing:
-            other, this = pairing.start(this_first=half == 0)
-
-            def capacity(system: System = other) -> float:
-                measured = [measure(system, _CAPACITY, seed)["requests_per_second"] for seed in (501, 502, 503)]
-                return statistics.median(measured)
-
-            loads = loads or list(wanted(arguments, capacity))
-            for load in loads:
-                pairs.setdefault(load, []).extend(compare(other, this, measure, rounds, load))
-                print(f"half {half + 1}: {load.shape}, {load.name}", file=sys.stderr, flush=True)
-    print(f"{platform.machine()}, {os.cpu_count()} cores, Python {platform.python_version()}")
+        (legs.in_turn if arguments.in_turn else legs.together)(rounds, other_first=half == 0)
+    results = legs.results
+    pairs: dict[Load, list[Pair]] = {load: list(zip(*sides, strict=True)) for load, sides in results.items()}
+    print(f"{platform.machine()}, {os.cpu_count()} cores, Python {platform.python_version()}, model {subject.id}")
     print("| " + " | ".join(HEAD) + " |\n|" + "---|" * len(HEAD))
     rows: list[dict[str, Any]] = [row(load, measured) for load, measured in pairs.items()]
     for each in rows:
         print(line(each))
     if arguments.json:
         arguments.json.write_text(json.dumps(rows))
+    if arguments.picture:
+        other = "the other checkout" if arguments.against else "vllm serve"
+        arguments.picture.write_text(picture.draw(rows, (other, "this system"), subject.id), encoding="utf-8")
+        print(f"\nThe picture is in {arguments.picture}")
     return 0
 
 

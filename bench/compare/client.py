@@ -4,12 +4,11 @@ import contextlib
 import io
 import sys
 import time
-from pathlib import Path
 
-from bench.compare.systems import NAME, Load, System
+from bench.compare.systems import Load, Subject, System
 
 
-def drive(system: System, load: Load, model: Path, seed: int) -> dict[str, float]:
+def drive(system: System, load: Load, subject: Subject, seed: int) -> dict[str, float]:
     """Load a system; return what the client measured.
 
     Times are milliseconds; ``cpu`` is seconds for 1,000 tokens, ``cpu_request`` milliseconds a request, ``client`` the
@@ -24,8 +23,8 @@ def drive(system: System, load: Load, model: Path, seed: int) -> dict[str, float
         "backend": "openai-chat",
         "base-url": system.url,
         "endpoint": "/v1/chat/completions",
-        "model": NAME,
-        "tokenizer": str(model),
+        "model": subject.id,
+        "tokenizer": subject.location,
         "dataset-name": "random",
         "random-input-len": load.tokens_in,
         "random-output-len": load.tokens_out,

@@ -1,17 +1,22 @@
 """The two that are compared, and what each is loaded with."""
 
-from collections.abc import Callable
-from dataclasses import dataclass
+import tempfile
+from collections.abc import Callable, Mapping
+from contextlib import ExitStack
+from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 from bench.streams import cpu, workers_of
+from engines.model_spec import ModelSpec, Task
 from settings import ROOT
+from testing.bare_vllm import BareVllm
 from testing.stack import Stack
 
-#: The name that both serve the model under.
-NAME = "demo"
 DEMO = ROOT / "models" / "demo"
 ENGINE = {"max_model_len": 2048, "kv_cache_memory_bytes": 2**29, "enforce_eager": True, "max_num_seqs": 256}
+#: How long an engine may take to load. Seconds.
+_LOAD_SECONDS = 900
 
 
 @dataclass(frozen=True)
@@ -48,6 +53,39 @@ class Load:
         return f"{self.rate:.1f} requests/s" if self.rate else str(self.streams)
 
 
+@dataclass(frozen=True)
+class Subject:
+    """The model that both serve."""
+
+    id: str
+    #: Its folder, or its name on the hub: the client takes the tokenizer from there.
+    location: str
+    #: Its entry in a model file.
+    entry: Mapping[str, Any]
+    #: What vLLM is told of it, by the names of its command line.
+    options: Mapping[str, Any]
+    #: The same, as words of its command line.
+    words: tuple[str, ...] = ()
+    one_process: bool = True
+
+
+def folder_subject(model: Path) -> Subject:
+    """A model's folder, with engine arguments that fit a small machine."""
+    return Subject("demo", str(model), {"model_path": str(model), **ENGINE}, ENGINE)
+
+
+def entry_subject(spec: ModelSpec, entry: Mapping[str, Any]) -> Subject:
+    """A model of an installation, with the engine arguments that its entry names. Raises ``ValueError``."""
+    if spec.engine == "fake" or spec.task != Task.GENERATE:
+        raise ValueError(f"model {spec.id!r}: only what vLLM generates with is compared")
+    from engines.vllm.arguments import command_line
+
+    located = {"model_path": spec.location, "adapter_path": spec.adapter_path, "chat_template": spec.chat_template}
+    kept = {name: value for name, value in entry.items() if name not in ("model_path", "aliases", "pinned")}
+    kept |= {name: value for name, value in located.items() if value is not None}
+    return Subject(spec.id, spec.location, kept, {}, tuple(command_line(spec)), spec.tensor_parallel_size == 1)
+
+
 @dataclass
 class System:
     """One of the two."""
@@ -62,13 +100,42 @@ class System:
         return sum(cpu(pid) for pid in self.pids())
 
 
-def start_system(name: str, stack: Stack) -> System:
-    """Start one worker and a front door from the stack's checkout."""
-    worker = stack.start_worker("own", ["-c", "300"], seconds=180)
-    web = workers_of(stack.start_web())
-    return System(name, f"http://127.0.0.1:{stack.openai_port}", lambda: [*web, worker.pid, stack.redis.pid])
+@dataclass
+class Starter:
+    """Starts the two, this system and what it is compared with; ends them with its block."""
 
+    subject: Subject
+    #: Another checkout of this system, to stand in for ``vllm serve``.
+    against: Path | None
+    _stack: ExitStack = field(default_factory=ExitStack)
 
-def models(model: Path) -> dict[str, object]:
-    """Return a model file for ``model`` with the arguments that both engines get."""
-    return {NAME: {"model_path": str(model), **ENGINE}}
+    def __enter__(self) -> "Starter":
+        self._folder = Path(self._stack.enter_context(tempfile.TemporaryDirectory(prefix="cy-llm-compare-")))
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._stack.close()
+
+    def this(self) -> System:
+        return self._system("this system", ROOT)
+
+    def other(self) -> System:
+        if self.against is not None:
+            return self._system("the other checkout", self.against)
+        subject = self.subject
+        server = BareVllm(
+            *(self._folder, subject.id, Path(subject.location), subject.options),
+            words=subject.words,
+            one_process=subject.one_process,
+            seconds=_LOAD_SECONDS,
+        )
+        self._stack.callback(server.stop)
+        return System("vllm serve", server.base, lambda: [server.process.pid])
+
+    def _system(self, name: str, root: Path) -> System:
+        """Start one worker and a front door from a checkout."""
+        stack = Stack(self._folder / name.replace(" ", "-"), {self.subject.id: dict(self.subject.entry)}, root=root)
+        self._stack.callback(stack.close)
+        worker = stack.start_worker("own", ["-c", "300"], seconds=_LOAD_SECONDS)
+        web = workers_of(stack.start_web())
+        return System(name, f"http://127.0.0.1:{stack.openai_port}", lambda: [*web, worker.pid, stack.redis.pid])

@@ -37,7 +37,7 @@ def engine_arguments(spec: ModelSpec, logging_config: str | None = None) -> Asyn
         "model": spec.location,
         "served_model_name": [spec.id],
         "tensor_parallel_size": spec.tensor_parallel_size,
-        "dtype": recorded_dtype(spec.location) or spec.dtype if spec.dtype == "auto" else spec.dtype,
+        "dtype": _dtype(spec),
         "quantization": spec.quantization,
         "trust_remote_code": False,
         "enable_log_requests": False,
@@ -66,6 +66,32 @@ def engine_arguments(spec: ModelSpec, logging_config: str | None = None) -> Asyn
         arguments["logging_config"] = LoggingConfig(pylogging_config_file=logging_config)
     require_known_parsers(spec)
     return AsyncEngineArgs(**{**arguments, **parse_engine_args(spec.id, spec.engine_args)})
+
+
+def _dtype(spec: ModelSpec) -> str:
+    return recorded_dtype(spec.location) or spec.dtype if spec.dtype == "auto" else spec.dtype
+
+
+def command_line(spec: ModelSpec) -> list[str]:
+    """Return what ``vllm serve`` is told of a model to serve it as this system does, but for its place and its name.
+
+    Left out is what is this system's own: the order of requests, logs, sleep. Raises ``ConfigError``.
+    """
+    # Judged as the engine's own are.
+    parse_engine_args(spec.id, spec.engine_args)
+    values = {name: getattr(spec, name) for name in ("quantization", "reasoning_parser", *_SAME_NAME)}
+    values |= {"tensor_parallel_size": spec.tensor_parallel_size, "dtype": _dtype(spec), **spec.engine_args}
+    if spec.takes_adapters:
+        values |= {"enable_lora": True, "max_loras": spec.max_loras, "max_lora_rank": spec.max_lora_rank}
+    actions = {action.dest: action for action in engine_argument_parser()._actions}
+    words = [word for name, value in values.items() if value is not None for word in _words(actions[name], value)]
+    template = chat_template_text(spec)
+    if template is not None:
+        words.append(f"--chat-template={template}")
+    if spec.tool_call_parser is not None:
+        words += ["--tool-call-parser", spec.tool_call_parser]
+        words += ["--enable-auto-tool-choice"] if spec.enable_auto_tools else []
+    return words
 
 
 def generation_config(spec: ModelSpec) -> str:
