@@ -17,7 +17,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from bench.streams import cpu, follow, rss, workers_of
+from bench.streams import follow
+from testing.processes import children, cpu, rss
 from testing.stack import Process, Stack
 
 FREE = ((1, 64), (1, 4096), (16, 64), (16, 4096), (64, 64), (64, 4096), (256, 64), (256, 1024))
@@ -47,7 +48,7 @@ class System:
         models = {"load": {"model_path": "none", "engine": "fake", "tokensPerSecond": pace}}
         self.stack = Stack(folder, models)
         self.worker: Process = self.stack.start_worker("load", ["--models", "load", "-c", "300"])
-        self.web = workers_of(self.stack.start_web())
+        self.web = children(self.stack.start_web().pid)
 
     def used(self) -> list[float]:
         return [sum(cpu(pid) for pid in self.web), cpu(self.worker.pid), cpu(self.stack.redis.pid)]

@@ -15,7 +15,8 @@ from pathlib import Path
 
 import grpc
 
-from bench.streams import cpu, follow, workers_of
+from bench.streams import follow
+from testing.processes import children, cpu
 from testing.stack import KEY, Stack
 from webapp.rpc import ai_service_pb2 as pb
 from webapp.rpc import ai_service_pb2_grpc as services_pb
@@ -63,7 +64,7 @@ def main() -> int:
         stack = Stack(Path(folder), models)
         try:
             stack.start_worker("load", ["--models", "load"])
-            web = workers_of(stack.start_web())
+            web = children(stack.start_web().pid)
             server = stack.start_grpc()
             asyncio.run(sse(stack, arguments.streams, 20))
             asyncio.run(rpc(stack, arguments.streams, 20))

@@ -13,7 +13,7 @@ import tempfile
 import time
 from pathlib import Path
 
-from bench.streams import rss, workers_of
+from testing.processes import children, rss
 from testing.stack import KEY, Stack
 from testing.waiting import until
 
@@ -65,7 +65,7 @@ def main() -> int:
         stack = Stack(Path(folder), models, env={"CY_LLM_WEB_THREADS": str(reader.streams + 50)})
         try:
             stack.start_worker("load", ["--models", "load", "-c", str(reader.streams)])
-            web = workers_of(stack.start_web())
+            web = children(stack.start_web().pid)
             read_to_end(open_stream(stack, 0, 100))
 
             def memory() -> tuple[float, float]:

@@ -7,7 +7,6 @@ came, what a stream costs the front door in memory, and what a finished one cost
 import argparse
 import asyncio
 import json
-import os
 import statistics
 import sys
 import tempfile
@@ -15,7 +14,8 @@ import time
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from testing.stack import KEY, Process, Stack
+from testing.processes import children, cpu, rss
+from testing.stack import KEY, Stack
 
 TOKENS_PER_SECOND = 10.0
 
@@ -88,24 +88,6 @@ async def load(stack: Stack, web: list[int], streams: int, tokens: int, ramp: fl
     return list(seen), peak
 
 
-def rss(pid: int) -> int:
-    """Resident memory that the process shares with nobody, in bytes."""
-    for line in Path(f"/proc/{pid}/smaps_rollup").read_text().splitlines():
-        if line.startswith("Private_Dirty:"):
-            return int(line.split()[1]) * 1024
-    return 0
-
-
-def cpu(pid: int) -> float:
-    """User and system time of a process, in seconds."""
-    parts = Path(f"/proc/{pid}/stat").read_text().rsplit(")", 1)[1].split()
-    return (int(parts[11]) + int(parts[12])) / os.sysconf("SC_CLK_TCK")
-
-
-def workers_of(web: Process) -> list[int]:
-    return [int(text) for text in Path(f"/proc/{web.pid}/task/{web.pid}/children").read_text().split()]
-
-
 def main() -> int:
     parser = argparse.ArgumentParser(prog="python -m bench.streams", description=__doc__)
     parser.add_argument("--streams", type=int, default=1000)
@@ -119,7 +101,7 @@ def main() -> int:
         stack = Stack(Path(folder), models, env={"CY_LLM_WEB_THREADS": threads, "CY_LLM_MAX_QUEUE_SIZE": "5000"})
         try:
             worker = stack.start_worker("load", ["--models", "load", "-c", threads])
-            web = workers_of(stack.start_web())
+            web = children(stack.start_web().pid)
             asyncio.run(load(stack, web, 20, 5, 0.0))
             idle = sum(rss(pid) for pid in web)
             redis_before = int(stack.client.info("memory")["used_memory"])

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import click
 
-from settings import ROOT, Settings
+from settings import Settings
 
 
 @click.command()
@@ -47,6 +47,6 @@ def bench(
         command += ["--streams", str(one)]
     for part in share or (() if streams else (0.6,)):
         command += ["--share", str(part)]
-    path = os.pathsep.join(part for part in (str(ROOT), os.environ.get("PYTHONPATH")) if part)
+    # bin/cy-llm has put this system's folder on the path of modules, which the processes below need as well.
     sys.stdout.flush()
-    os.execve(sys.executable, command, {**os.environ, "PYTHONPATH": path})
+    os.execv(sys.executable, command)

@@ -1,5 +1,6 @@
 """Looking at processes, on Linux."""
 
+import os
 from pathlib import Path
 
 
@@ -29,3 +30,17 @@ def family(pid: int) -> list[int]:
         return [pid, *(found for child in children(pid) for found in family(child))]
     except OSError:
         return [pid]
+
+
+def rss(pid: int) -> int:
+    """Resident memory that the process shares with nobody, in bytes."""
+    for line in Path(f"/proc/{pid}/smaps_rollup").read_text().splitlines():
+        if line.startswith("Private_Dirty:"):
+            return int(line.split()[1]) * 1024
+    return 0
+
+
+def cpu(pid: int) -> float:
+    """User and system time of a process, in seconds."""
+    parts = Path(f"/proc/{pid}/stat").read_text().rsplit(")", 1)[1].split()
+    return (int(parts[11]) + int(parts[12])) / os.sysconf("SC_CLK_TCK")

@@ -6,12 +6,12 @@ from xml.etree import ElementTree
 
 import pytest
 
-from bench.compare import legs
-from bench.compare.legs import Legs
-from bench.compare.picture import draw
-from bench.compare.systems import Load, Subject, System, entry_subject
-from bench.compare.table import row
 from engines.model_spec import ModelSpec
+from testing.compare import legs
+from testing.compare.legs import Legs
+from testing.compare.picture import draw
+from testing.compare.systems import Load, Subject, System, entry_subject
+from testing.compare.table import row
 
 _LOADS = (Load(64, 64, streams=1), Load(64, 64, streams=16))
 
@@ -62,7 +62,7 @@ def _legs(events: list[str]) -> Legs:
     def wanted(capacity: Callable[[], float]) -> Iterable[Load]:
         return _LOADS
 
-    return Legs(Subject("m", "/m", {}, {}), None, measure, wanted)
+    return Legs(Subject("m", "/m", {}, {}), None, measure, wanted, events.append)
 
 
 def test_both_up_are_loaded_by_turns(events: list[str]) -> None:

@@ -20,7 +20,7 @@ _WIDTH, _LABELS, _VALUES, _BAR, _GAP, _HEAD = 760, 190, 70, 16, 12, 34
 
 
 def draw(rows: Sequence[Mapping[str, Any]], names: tuple[str, str], model: str) -> str:
-    """Return the picture of ``rows`` (:func:`bench.compare.table.row`); ``names`` are the other system and this one."""
+    """Return the picture of ``rows`` (``testing.compare.table``); ``names`` are the other system and this one."""
     parts: list[str] = []
     y = 28
 

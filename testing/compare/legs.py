@@ -1,11 +1,10 @@
 """The order of measuring: who is started first, who is loaded first."""
 
 import statistics
-import sys
 from collections.abc import Callable, Iterable
 from pathlib import Path
 
-from bench.compare.systems import Load, Starter, Subject, System
+from testing.compare.systems import Load, Starter, Subject, System
 
 #: What the other system manages of it is its capacity.
 _CAPACITY = Load(64, 64, streams=64)
@@ -22,12 +21,17 @@ class Legs:
         against: Path | None,
         measure: Callable[[System, Load, int], Measured],
         wanted: Callable[[Callable[[], float]], Iterable[Load]],
+        tell: Callable[[str], None],
     ) -> None:
-        """``wanted`` names the loads; it is given what tells the other system's capacity, in requests a second."""
+        """``wanted`` names the loads; it is given what tells the other system's capacity, in requests a second.
+
+        ``tell`` is told what has been measured.
+        """
         self._subject = subject
         self._against = against
         self._measure = measure
         self._wanted = wanted
+        self._tell = tell
         #: Of each load what was measured of the other system, and of this one.
         self.results: dict[Load, tuple[list[Measured], list[Measured]]] = {}
 
@@ -39,7 +43,7 @@ class Legs:
                 for number in rounds:
                     for side in (0, 1) if number % 2 else (1, 0):
                         self.results[load][side].append(self._measure(sides[side], load, 1 + number))
-                _tell(f"both: {load.shape}, {load.name}")
+                self._tell(f"both: {load.shape}, {load.name}")
 
     def in_turn(self, rounds: range, other_first: bool) -> None:
         """One is up at a time. In the first leg the other one goes first: it tells the capacity."""
@@ -48,7 +52,7 @@ class Legs:
                 system = (starter.other, starter.this)[side]()
                 for load in self._loads(system):
                     self.results[load][side].extend(self._measure(system, load, 1 + number) for number in rounds)
-                    _tell(f"{system.name}: {load.shape}, {load.name}")
+                    self._tell(f"{system.name}: {load.shape}, {load.name}")
 
     def _loads(self, other: System) -> list[Load]:
         """The loads, which the first leg finds out."""
@@ -60,7 +64,3 @@ class Legs:
         if not self.results:
             self.results = {load: ([], []) for load in self._wanted(capacity)}
         return list(self.results)
-
-
-def _tell(what: str) -> None:
-    print(what, file=sys.stderr, flush=True)

@@ -2,10 +2,9 @@
 
 import contextlib
 import io
-import sys
 import time
 
-from bench.compare.systems import Load, Subject, System
+from testing.compare.systems import Load, Subject, System
 
 
 def drive(system: System, load: Load, subject: Subject, seed: int) -> dict[str, float]:
@@ -45,8 +44,6 @@ def drive(system: System, load: Load, subject: Subject, seed: int) -> dict[str, 
         result = main(parser.parse_args([*arguments, "--ignore-eos", "--disable-tqdm"]))
     used, own = system.cpu() - used, time.process_time() - own
     completed, tokens = result["completed"], result["total_output_tokens"]
-    if completed < load.requests:
-        print(f"{system.name}: {load.requests - completed} of {load.requests} failed", file=sys.stderr)
     return {
         "tokens_per_second": result["output_throughput"],
         "requests_per_second": result["request_throughput"],

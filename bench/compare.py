@@ -26,15 +26,15 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
-from bench.compare import picture
-from bench.compare.client import drive
-from bench.compare.legs import Legs
-from bench.compare.systems import DEMO, Load, Subject, System, entry_subject, folder_subject
-from bench.compare.table import HEAD, Pair, line, row
 from engines.errors import ConfigError, UnknownModel
 from engines.model_entry import snake_keys
 from engines.registry import load_registry
 from settings import Settings
+from testing.compare import picture
+from testing.compare.client import drive
+from testing.compare.legs import Legs
+from testing.compare.systems import DEMO, Load, Subject, System, entry_subject, folder_subject
+from testing.compare.table import HEAD, Pair, line, row
 from testing.stack import KEY
 
 #: Tokens in and out: the cost of a request, and the cost of a token.
@@ -42,6 +42,10 @@ SHAPES = ((64, 64), (128, 256))
 STREAMS = (1, 16, 64, 256)
 #: Of the other system's requests a second at 64 streams.
 SHARES = (0.3, 0.6, 0.8)
+
+
+def tell(what: str) -> None:
+    print(what, file=sys.stderr, flush=True)
 
 
 def wanted(arguments: argparse.Namespace, capacity: Callable[[], float]) -> Iterator[Load]:
@@ -54,7 +58,7 @@ def wanted(arguments: argparse.Namespace, capacity: Callable[[], float]) -> Iter
     shares = arguments.share or (SHARES if every else ())
     if shares:
         most = capacity()
-        print(f"{most:.1f} requests/s of 64/64 at 64 streams: the other system's capacity", file=sys.stderr)
+        tell(f"{most:.1f} requests/s of 64/64 at 64 streams: the other system's capacity")
         for share in shares:
             yield Load(64, 64, rate=share * most)
 
@@ -97,7 +101,7 @@ def main() -> int:
         return drive(system, load, subject, seed)
 
     against = arguments.against and arguments.against.resolve()
-    legs = Legs(subject, against, measure, lambda capacity: wanted(arguments, capacity))
+    legs = Legs(subject, against, measure, lambda capacity: wanted(arguments, capacity), tell)
     for half in (0, 1):
         rounds = range(half * arguments.rounds // 2, (half + 1) * arguments.rounds // 2)
         (legs.in_turn if arguments.in_turn else legs.together)(rounds, other_first=half == 0)

@@ -3,7 +3,7 @@
 import statistics
 from typing import Any
 
-from bench.compare.systems import Load
+from testing.compare.systems import Load
 
 HEAD = (
     "in/out",

@@ -7,10 +7,10 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from bench.streams import cpu, workers_of
 from engines.model_spec import ModelSpec, Task
 from settings import ROOT
 from testing.bare_vllm import BareVllm
+from testing.processes import children, cpu
 from testing.stack import Stack
 
 DEMO = ROOT / "models" / "demo"
@@ -137,5 +137,5 @@ class Starter:
         stack = Stack(self._folder / name.replace(" ", "-"), {self.subject.id: dict(self.subject.entry)}, root=root)
         self._stack.callback(stack.close)
         worker = stack.start_worker("own", ["-c", "300"], seconds=_LOAD_SECONDS)
-        web = workers_of(stack.start_web())
+        web = children(stack.start_web().pid)
         return System(name, f"http://127.0.0.1:{stack.openai_port}", lambda: [*web, worker.pid, stack.redis.pid])

@@ -1,0 +1,1 @@
+"""This system beside another one, as ``bench.compare`` measures it."""
