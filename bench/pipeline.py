@@ -5,6 +5,9 @@ is behind), or 50 a second for each stream. Prints for each number of streams an
 tokens a second, CPU a token of the three together, the tokens a second that one core of theirs
 would pass on, and what the longest of them held in memory: whether the cost grows with the number
 of streams, or with the length of a stream. Redis' commands and their cost come last.
+
+``--requests`` asks for one token each time instead: what a request costs, and how many a second there are;
+``--web-workers 2`` with two processes of the front door.
 """
 
 import argparse
@@ -25,6 +28,8 @@ FREE = ((1, 64), (1, 4096), (16, 64), (16, 4096), (64, 64), (64, 4096), (256, 64
 #: The paced engine gives every stream this many tokens a second.
 PACE = 50.0
 PACED = ((16, 200), (64, 200), (256, 200))
+#: Of one token each: a request without its stream.
+REQUESTS = ((1, 1), (16, 1), (64, 1))
 
 
 @dataclass
@@ -44,9 +49,9 @@ class Row:
 class System:
     """One system on the fake engine."""
 
-    def __init__(self, folder: Path, pace: float) -> None:
+    def __init__(self, folder: Path, pace: float, web_workers: int) -> None:
         models = {"load": {"model_path": "none", "engine": "fake", "tokensPerSecond": pace}}
-        self.stack = Stack(folder, models)
+        self.stack = Stack(folder, models, env={"CY_LLM_WEB_WORKERS": str(web_workers)})
         self.worker: Process = self.stack.start_worker("load", ["--models", "load", "-c", "300"])
         self.web = children(self.stack.start_web().pid)
 
@@ -59,7 +64,7 @@ class System:
 
     async def round(self, streams: int, tokens: int) -> Row:
         # Short streams in series, so that a round is long enough for the clock of CPU times (10 ms).
-        times = max(1, 20_000 // (streams * tokens))
+        times = max(1, min(20_000 // (streams * tokens), 2_000 // streams))
         before, began = self.used(), time.monotonic()
         for _ in range(times):
             seen = await asyncio.gather(*(follow(self.stack.port, number, tokens) for number in range(streams)))
@@ -102,10 +107,14 @@ def commands(stack: Stack) -> None:
 def main() -> int:
     parser = argparse.ArgumentParser(prog="python -m bench.pipeline", description=__doc__)
     parser.add_argument("--rounds", type=int, default=3)
+    parser.add_argument("--requests", action="store_true", help="only requests of one token")
+    parser.add_argument("--web-workers", type=int, default=1, help="processes of the front door")
     arguments = parser.parse_args()
+    every = (("as fast as it can", 0.0, FREE), (f"{PACE:.0f} tokens/s a stream", PACE, PACED))
+    grids = (("one token each", 0.0, REQUESTS),) if arguments.requests else every
     with tempfile.TemporaryDirectory(prefix="cy-llm-pipeline-") as folder:
-        for name, pace, grid in (("as fast as it can", 0.0, FREE), (f"{PACE:.0f} tokens/s a stream", PACE, PACED)):
-            system = System(Path(folder) / f"pace-{pace:.0f}", pace)
+        for name, pace, grid in grids:
+            system = System(Path(folder) / f"pace-{pace:.0f}", pace, arguments.web_workers)
             try:
                 asyncio.run(system.round(16, 64))
                 system.stack.client.config_resetstat()

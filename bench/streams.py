@@ -1,6 +1,6 @@
-"""``python -m bench.streams [--streams 1000] [--seconds 20]``: many open streams on the fake engine.
+"""``python -m bench.streams [--streams 1000] [--seconds 20] [--rate 10]``: many open streams on the fake engine.
 
-Every stream gets 10 tokens a second. Prints how many were dropped, when their first event
+Every stream gets ``--rate`` tokens a second. Prints how many were dropped, when their first event
 came, what a stream costs the front door in memory, and what a finished one costs Redis.
 """
 
@@ -16,8 +16,6 @@ from pathlib import Path
 
 from testing.processes import children, cpu, rss
 from testing.stack import KEY, Stack
-
-TOKENS_PER_SECOND = 10.0
 
 
 @dataclass
@@ -93,9 +91,10 @@ def main() -> int:
     parser.add_argument("--streams", type=int, default=1000)
     parser.add_argument("--seconds", type=int, default=20)
     parser.add_argument("--ramp", type=float, default=8.0, help="seconds over which the streams are opened (default 8)")
+    parser.add_argument("--rate", type=float, default=10.0, help="tokens a second of each stream (default 10)")
     arguments = parser.parse_args()
-    tokens = int(arguments.seconds * TOKENS_PER_SECOND)
-    models = {"load": {"model_path": "none", "engine": "fake", "tokensPerSecond": TOKENS_PER_SECOND}}
+    tokens = int(arguments.seconds * arguments.rate)
+    models = {"load": {"model_path": "none", "engine": "fake", "tokensPerSecond": arguments.rate}}
     threads = str(arguments.streams + 50)
     with tempfile.TemporaryDirectory(prefix="cy-llm-streams-") as folder:
         stack = Stack(Path(folder), models, env={"CY_LLM_WEB_THREADS": threads, "CY_LLM_MAX_QUEUE_SIZE": "5000"})
