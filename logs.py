@@ -59,6 +59,18 @@ def config(level: str | int) -> dict[str, Any]:
     }
 
 
+def tolerate_unfinished_handlers() -> None:
+    """Let ``dictConfig`` meet a handler that another thread is just making.
+
+    It flushes every handler that there is, and a handler is in its list before it has its lock and its stream: vLLM's
+    ``dictConfig``, in the thread that loads a model, then ended the loading with an ``AttributeError``. Both are None
+    in the class now until an object has its own, which ``Handler.acquire`` and ``StreamHandler.flush`` take for none.
+    """
+    logging.Handler.lock = None
+    logging.StreamHandler.stream = None  # type: ignore[misc]
+
+
 def configure(level: str | int) -> None:
     """Send this process's log lines, as JSON, to standard error."""
+    tolerate_unfinished_handlers()
     logging.config.dictConfig(config(level))
