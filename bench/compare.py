@@ -26,7 +26,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
-from engines.errors import ConfigError, UnknownModel
+from engines.errors import ConfigError, EngineStartError, UnknownModel
 from engines.model_entry import snake_keys
 from engines.registry import load_registry
 from settings import Settings
@@ -72,7 +72,7 @@ def subject_of(arguments: argparse.Namespace) -> Subject:
         registry = load_registry(arguments.entry, default=settings.default_model, models_root=settings.models_root)
         spec = registry.resolve(arguments.id) if arguments.id else registry.default
         return entry_subject(spec, snake_keys(spec.id, registry.entries[spec.id]))
-    except (ConfigError, UnknownModel, ValueError) as error:
+    except (ConfigError, EngineStartError, UnknownModel, ValueError) as error:
         raise SystemExit(str(error)) from None
 
 

