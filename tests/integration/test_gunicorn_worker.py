@@ -206,3 +206,4 @@ def test_a_stopping_process_ends_what_it_began(tmp_path: Path) -> None:
         late = read_answers(idle, b"/late")
         assert b"/late" in late and b"Connection: close" in late
         assert server.process.wait(20) == 0
+    assert "Traceback" not in server.log.read_text()
