@@ -2,11 +2,12 @@
 
 import json
 import re
-from collections.abc import AsyncIterator
+from collections.abc import AsyncGenerator, AsyncIterator
 from dataclasses import replace
 from typing import Any
 
 from engines.types import HttpCall, HttpPart
+from engines.vllm.chunk_template import chunks_differ_in_text, written_around
 from engines.vllm.cut_answers import mark_cut, read_cut_answers
 from engines.vllm.internals import (
     ChatCompletionRequest,
@@ -24,7 +25,19 @@ _HIDING = b'"include_reasoning":false'
 
 
 class Chat(OpenAIServingChat):
-    """vLLM's own, but for the reasons that whole answers end for: as their streams tell them."""
+    """vLLM's own, but for what plain chunks cost, and the reasons that whole answers end for: as their streams'."""
+
+    def chat_completion_stream_generator(
+        self, request: ChatCompletionRequest, result_generator: AsyncIterator[RequestOutput], *args: Any, **kwargs: Any
+    ) -> AsyncGenerator[str, None]:
+        """As vLLM's own."""
+
+        def write(outputs: AsyncIterator[RequestOutput]) -> AsyncGenerator[str, None]:
+            return super(Chat, self).chat_completion_stream_generator(request, outputs, *args, **kwargs)
+
+        if self.parser_cls is None and not request.logprobs and chunks_differ_in_text(self, request):
+            return written_around("content", result_generator, write, lambda output: output.outputs[0])
+        return write(result_generator)
 
     async def chat_completion_full_generator(
         self, request: ChatCompletionRequest, result_generator: AsyncIterator[RequestOutput], *args: Any, **kwargs: Any

@@ -1,8 +1,8 @@
 """Merges a stream's tokens while many streams run, so that a chunk's cost is paid less often.
 
-Whatever a chunk costs behind the engine (JSON, Redis, sockets, the client's parser) is paid per
-chunk, not per token. vLLM already merges the outputs that a consumer has not fetched yet; here a
-busy engine's outputs are held back for some milliseconds and then released together. The first
+Whatever a chunk costs behind the engine (vLLM's objects, JSON, Redis, sockets, the client's parser) is
+paid per chunk, not per token. vLLM already merges the outputs that a consumer has not fetched yet; here
+no output is made of a busy engine's tokens for some milliseconds, and then one of all of them. The first
 output of a request and its last are never held, and a lone request's never at all.
 """
 
@@ -12,46 +12,44 @@ from collections import deque
 from collections.abc import Callable
 from typing import Any
 
-from vllm.outputs import RequestOutput
-
-from engines.vllm.internals import HookedAsyncLLM, RequestOutputCollector
+from engines.vllm.internals import FinishReason, HookedAsyncLLM, RequestOutputCollector, RequestState
 
 #: What one more stream adds to the time that outputs are held. Seconds. With some 0.1 ms of work
 #: behind the engine for a chunk, holding for five times that keeps a core from being all chunks.
 _HOLD_PER_STREAM_SECONDS = 0.0005
 
 
-class MergingCollector(RequestOutputCollector):
-    """A request's outputs on their way to its consumer. Made of a plain one by :meth:`ChunkMerger.attach`."""
+class MergingState(RequestState):
+    """A request as vLLM's output processor knows it. Made of a plain one by :meth:`ChunkMerger.attach`."""
 
     merger: "ChunkMerger"
-    output: Any
+    #: The tokens that are held; what the detokenizer gives out next is their text.
+    held: list[int]
+    #: When its last tokens came.
     _seen = 0.0
 
-    def put(self, output: Any) -> None:
-        """Take an output; the consumer wakes now, or with the merger's next flush."""
+    def make_request_output(
+        self, new_token_ids: list[int], pooling_output: Any, finish_reason: FinishReason | None, *rest: Any, **more: Any
+    ) -> Any:
+        """As vLLM's own, of all tokens since the last; None where they are held."""
         previous, self._seen = self._seen, time.monotonic()
-        if self.output is None or isinstance(output, Exception):
-            self.output = output
-        else:
-            super().put(output)
-        hold = self.merger.hold_seconds
         # An engine that is slower than the flushes has nothing to merge: then holding only delays.
-        if isinstance(output, RequestOutput) and not output.finished and self._seen - previous < hold:
+        if finish_reason is None and self._seen - previous < self.merger.hold_seconds:
+            self.held += new_token_ids
             self.merger.hold(self)
-        else:
-            self.ready.set()
+            return None
+        return self._make(new_token_ids, pooling_output, finish_reason, *rest, **more)
 
-    async def get(self) -> Any:
-        while True:
-            await self.ready.wait()
-            output = super().get_nowait()
+    def flush(self) -> None:
+        """Give out what is held, if it has not been meanwhile."""
+        if self.held:
+            output = self._make([], None, None, None)
             if output is not None:
-                return output
-            self.ready.clear()
+                self.queue.put(output)
 
-    def get_nowait(self) -> Any:
-        return super().get_nowait() if self.ready.is_set() else None
+    def _make(self, new_token_ids: list[int], *rest: Any, **more: Any) -> Any:
+        tokens, self.held = [*self.held, *new_token_ids], []
+        return super().make_request_output(tokens, *rest, **more)
 
 
 class UnmergedCollector(RequestOutputCollector):
@@ -97,31 +95,32 @@ class ChunkMerger:
         self._max_hold = max_hold
         #: How many requests the engine has.
         self._streams = streams
-        self._held: set[MergingCollector] = set()
+        self._held: dict[MergingState, None] = {}
 
     @property
     def hold_seconds(self) -> float:
         """How long an output is held now: nothing for one stream, more with each further one."""
         return min(self._max_hold, (self._streams() - 1) * _HOLD_PER_STREAM_SECONDS)
 
-    def attach(self, collector: RequestOutputCollector) -> None:
+    def attach(self, state: RequestState) -> None:
         """Let a request's outputs be merged, if its consumer reads them as deltas."""
-        unlike = isinstance(collector, MergingCollector | UnmergedCollector)
-        if collector.aggregate and self._max_hold > 0 and not unlike:
-            collector.__class__ = MergingCollector
-            collector.merger = self
+        queue = state.queue
+        if queue is None or not queue.aggregate or isinstance(queue, UnmergedCollector):
+            return
+        if self._max_hold > 0 and state.detokenizer is not None:
+            state.__class__ = MergingState
+            state.merger = self
+            state.held = []
 
-    def hold(self, collector: MergingCollector) -> None:
+    def hold(self, state: MergingState) -> None:
         if not self._held:
             asyncio.get_running_loop().call_later(self.hold_seconds, self._flush)
-        self._held.add(collector)
+        self._held[state] = None
 
     def _flush(self) -> None:
-        held, self._held = self._held, set()
-        for collector in held:
-            # It may have been released before, and fetched.
-            if collector.output is not None:
-                collector.ready.set()
+        held, self._held = self._held, {}
+        for state in held:
+            state.flush()
 
 
 class MergingAsyncLLM(HookedAsyncLLM):
@@ -129,4 +128,4 @@ class MergingAsyncLLM(HookedAsyncLLM):
 
     def set_merge_limit(self, max_hold: float) -> None:
         """Hold outputs for up to ``max_hold`` seconds while many streams run."""
-        self.on_collector = ChunkMerger(max_hold, self.unfinished_requests).attach
+        self.on_state = ChunkMerger(max_hold, self.unfinished_requests).attach

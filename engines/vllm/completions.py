@@ -4,15 +4,17 @@ from collections.abc import AsyncGenerator, AsyncIterator
 from typing import Any
 
 from engines.vllm.call_tokens import CURRENT_CALL
+from engines.vllm.chunk_template import chunks_differ_in_text, written_around
 from engines.vllm.internals import CompletionRequest, CompletionResponse, OpenAIServingCompletion, RequestOutput
 
 COMPLETIONS_PATH = "/v1/completions"
 
 
 class Completions(OpenAIServingCompletion):
-    """vLLM's own, but for ``max_tokens: 0``: the token that it makes to score a prompt is not told, nor counted."""
+    """vLLM's own, but for ``max_tokens: 0``: the token that it makes to score a prompt is not told, nor counted; and
+    plain chunks' cost."""
 
-    async def completion_stream_generator(
+    def completion_stream_generator(
         self,
         request: CompletionRequest,
         engine_inputs: Any,
@@ -22,14 +24,21 @@ class Completions(OpenAIServingCompletion):
     ) -> AsyncGenerator[str, None]:
         """As vLLM's own."""
 
-        async def results() -> AsyncIterator[tuple[int, RequestOutput]]:
+        async def without_new() -> AsyncIterator[tuple[int, RequestOutput]]:
             async for index, output in result_generator:
                 _leave_out_new(output)
                 yield index, output
 
-        found = results() if request.max_tokens == 0 else result_generator
-        async for event in super().completion_stream_generator(request, engine_inputs, found, *args, **kwargs):
-            yield event
+        def write(outputs: AsyncIterator[tuple[int, RequestOutput]]) -> AsyncGenerator[str, None]:
+            return super(Completions, self).completion_stream_generator(
+                request, engine_inputs, outputs, *args, **kwargs
+            )
+
+        if request.max_tokens == 0:
+            return write(without_new())
+        if len(engine_inputs) == 1 and request.logprobs is None and chunks_differ_in_text(self, request):
+            return written_around("text", result_generator, write, lambda result: result[1].outputs[0])
+        return write(result_generator)
 
     def request_output_to_completion_response(
         self, final_res_batch: list[RequestOutput], request: CompletionRequest, *args: Any, **kwargs: Any

@@ -33,9 +33,13 @@ class Load:
     streams: int = 0
     rate: float = 0.0
     seconds: float = 12.0
+    #: How many requests, where that is not left to the load.
+    count: int = 0
 
     @property
     def requests(self) -> int:
+        if self.count:
+            return self.count
         if self.rate:
             return max(20, round(self.rate * self.seconds))
         return max(16, 6 * self.streams if self.streams < 256 else 2 * self.streams)
@@ -43,7 +47,7 @@ class Load:
     @property
     def warming(self) -> "Load":
         """What goes before it: a system that has stood idle begins slowly, the more the more code it has."""
-        return Load(self.tokens_in, self.tokens_out, streams=min(self.streams, 16) or 16)
+        return Load(self.tokens_in, self.tokens_out, streams=min(self.streams, 16) or 16, count=32)
 
     @property
     def shape(self) -> str:

@@ -19,10 +19,12 @@ with warnings.catch_warnings():
     # vLLM and torch warn of what they themselves use.
     warnings.simplefilter("ignore")
     import vllm
+    from vllm.entrypoints.openai.chat_completion.serving import OpenAIServingChat
+    from vllm.entrypoints.openai.completion.serving import OpenAIServingCompletion
     from vllm.sampling_params import RequestOutputKind
     from vllm.v1.engine.async_llm import AsyncLLM
     from vllm.v1.engine.llm_engine import LLMEngine
-    from vllm.v1.engine.output_processor import OutputProcessor, RequestOutputCollector
+    from vllm.v1.engine.output_processor import OutputProcessor, RequestOutputCollector, RequestState
     from vllm.v1.engine.parallel_sampling import ParentRequest
     from vllm.v1.executor.uniproc_executor import UniProcExecutor
 
@@ -46,6 +48,23 @@ def test_a_collector_holds_one_output_and_an_event() -> None:
         assert collector.get_nowait() is None
 
     asyncio.run(look())
+
+
+def test_outputs_are_made_of_new_tokens_by_one_method() -> None:
+    # What is held back is given to it later, as new.
+    names = ["self", "new_token_ids", "pooling_output", "finish_reason", "stop_reason"]
+    assert parameters(RequestState.make_request_output)[:5] == names, VERSION
+    source = inspect.getsource(OutputProcessor)
+    # With its tokens as they come, and without any when a request is aborted.
+    assert source.count(".make_request_output(") == 2, VERSION
+    assert "if request_output := req_state.make_request_output(" in source, VERSION
+
+
+def test_a_streams_chunks_are_made_by_one_generator_each() -> None:
+    names = ["self", "request", "result_generator"]
+    assert parameters(OpenAIServingChat.chat_completion_stream_generator)[:3] == names, VERSION
+    names = ["self", "request", "engine_inputs", "result_generator"]
+    assert parameters(OpenAIServingCompletion.completion_stream_generator)[:4] == names, VERSION
 
 
 def test_each_request_is_registered_and_sent_by_one_method_each() -> None:

@@ -19,10 +19,10 @@ from vllm.entrypoints.serve.engine.protocol import ErrorResponse
 from vllm.exceptions import VLLMValidationError
 from vllm.outputs import RequestOutput
 from vllm.parser.abstract_parser import Parser
-from vllm.v1.engine import EngineCoreRequest
+from vllm.v1.engine import EngineCoreRequest, FinishReason
 from vllm.v1.engine.async_llm import AsyncLLM
 from vllm.v1.engine.exceptions import EngineDeadError, EngineGenerateError
-from vllm.v1.engine.output_processor import RequestOutputCollector
+from vllm.v1.engine.output_processor import RequestOutputCollector, RequestState
 from vllm.v1.metrics.loggers import StatLoggerBase
 from vllm.v1.metrics.stats import IterationStats, SchedulerStats
 
@@ -64,6 +64,7 @@ __all__ = [
     "EngineDeadError",
     "EngineGenerateError",
     "ErrorResponse",
+    "FinishReason",
     "FunctionCall",
     "HookedAsyncLLM",
     "IterationStats",
@@ -74,6 +75,7 @@ __all__ = [
     "ReplayedRequest",
     "RequestOutput",
     "RequestOutputCollector",
+    "RequestState",
     "ResponseCompletedEvent",
     "ResponsesRequest",
     "ResponsesResponse",

@@ -10,7 +10,7 @@ from vllm.v1.engine import EngineCoreRequest
 from vllm.v1.engine.async_llm import AsyncLLM
 from vllm.v1.engine.core import EngineCoreProc
 from vllm.v1.engine.llm_engine import LLMEngine
-from vllm.v1.engine.output_processor import RequestOutputCollector
+from vllm.v1.engine.output_processor import RequestOutputCollector, RequestState
 
 from engines.vllm.core_process import CoreStart
 
@@ -41,8 +41,8 @@ class HookedAsyncLLM(AsyncLLM):
     A call for several choices is one request for each here.
     """
 
-    #: Called with each request's collector; it may change its class.
-    on_collector: Callable[[RequestOutputCollector], None] = staticmethod(lambda collector: None)
+    #: Called with each request's state; it may change its class.
+    on_state: Callable[[RequestState], None] = staticmethod(lambda state: None)
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
@@ -66,7 +66,7 @@ class HookedAsyncLLM(AsyncLLM):
 
     def on_registered(self, request: EngineCoreRequest, choice: int, queue: RequestOutputCollector) -> None:
         """The output processor knows a request, and nothing has come of it yet."""
-        self.on_collector(queue)
+        self.on_state(self.output_processor.request_states[request.request_id])
 
     def before_sent(self, request: EngineCoreRequest) -> EngineCoreRequest | None:
         """Return what is sent to the engine for a request; None sends nothing. All choices are registered by then."""
