@@ -54,7 +54,7 @@ def wanted(arguments: argparse.Namespace, capacity: Callable[[], float]) -> Iter
     every = not arguments.streams and not arguments.share
     for tokens_in, tokens_out in shapes:
         for streams in arguments.streams or (STREAMS if every else ()):
-            yield Load(tokens_in, tokens_out, streams=streams)
+            yield Load(tokens_in, tokens_out, streams=streams, each=arguments.each)
     shares = arguments.share or (SHARES if every else ())
     if shares:
         most = capacity()
@@ -82,6 +82,7 @@ def main() -> int:
     parser.add_argument("--streams", type=int, action="append", default=[], help="only these numbers of streams")
     parser.add_argument("--share", type=float, action="append", default=[], help="only these shares of the capacity")
     parser.add_argument("--shape", action="append", default=[], help="of closed loads only these, as 64/64")
+    parser.add_argument("--each", type=int, default=6, help="requests of each stream: 3 for a slow model")
     parser.add_argument("--model", type=Path, default=DEMO, help="another model's folder")
     parser.add_argument("--entry", type=Path, help="a model file, to take a model with its engine arguments from")
     parser.add_argument("--id", help="which of its models; without it the default")

@@ -50,7 +50,8 @@ async def follow(port: int, number: int, tokens: int, parse: bool = False) -> Se
         writer.write(head.encode() + body)
         status = await reader.readline()
         if b" 200 " not in status:
-            seen.error = status.decode().strip()
+            seen.error = status.decode().strip() + _reason((await reader.read(4096)).decode())
+            return seen
         while line := await reader.readline():
             if line.startswith(b"data: [DONE]"):
                 seen.done = True
@@ -63,6 +64,15 @@ async def follow(port: int, number: int, tokens: int, parse: bool = False) -> Se
     except OSError as error:
         seen.error = repr(error)
     return seen
+
+
+def _reason(answer: str) -> str:
+    """What an error's body says of itself."""
+    try:
+        error = json.loads(answer.partition("\r\n\r\n")[2])["error"]
+        return f": {error['details'][0]['type'] if error['details'] else error['code']}"
+    except (ValueError, KeyError, TypeError):
+        return ""
 
 
 async def load(stack: Stack, web: list[int], streams: int, tokens: int, ramp: float) -> tuple[list[Seen], int]:
@@ -92,12 +102,14 @@ def main() -> int:
     parser.add_argument("--seconds", type=int, default=20)
     parser.add_argument("--ramp", type=float, default=8.0, help="seconds over which the streams are opened (default 8)")
     parser.add_argument("--rate", type=float, default=10.0, help="tokens a second of each stream (default 10)")
+    parser.add_argument("--web-workers", type=int, default=1, help="processes of the front door (default 1)")
     arguments = parser.parse_args()
     tokens = int(arguments.seconds * arguments.rate)
     models = {"load": {"model_path": "none", "engine": "fake", "tokensPerSecond": arguments.rate}}
     threads = str(arguments.streams + 50)
     with tempfile.TemporaryDirectory(prefix="cy-llm-streams-") as folder:
-        stack = Stack(Path(folder), models, env={"CY_LLM_WEB_THREADS": threads, "CY_LLM_MAX_QUEUE_SIZE": "5000"})
+        env = {"CY_LLM_WEB_THREADS": threads, "CY_LLM_MAX_QUEUE_SIZE": "5000"}
+        stack = Stack(Path(folder), models, env={**env, "CY_LLM_WEB_WORKERS": str(arguments.web_workers)})
         try:
             worker = stack.start_worker("load", ["--models", "load", "-c", threads])
             web = children(stack.start_web().pid)
@@ -120,11 +132,12 @@ def main() -> int:
 def report(
     seen: list[Seen], streams: int, tokens: int, took: float, web: int, redis: int, used: dict[str, float]
 ) -> None:
-    firsts = sorted(one.first for one in seen)
+    # Of those that were let in.
+    firsts = sorted(one.first for one in seen if one.first) or [0.0]
     print(f"streams opened           {streams}, {tokens} tokens each, {took:.1f} s in all")
     print(f"finished                 {sum(one.done for one in seen)}")
     print(f"errors                   {sorted({one.error for one in seen if one.error}) or 'none'}")
-    p99 = firsts[int(len(firsts) * 0.99) - 1]
+    p99 = firsts[max(0, int(len(firsts) * 0.99) - 1)]
     print(f"first event, p50/p99/max {statistics.median(firsts):.3f} s / {p99:.3f} s / {firsts[-1]:.3f} s")
     print(f"longest pause            {max(one.longest_pause for one in seen):.2f} s")
     print(f"chunks a stream          {statistics.mean(one.chunks for one in seen):.0f}")

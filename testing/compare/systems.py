@@ -33,6 +33,8 @@ class Load:
     streams: int = 0
     rate: float = 0.0
     seconds: float = 12.0
+    #: Requests of each stream; fewer where a slow model would take long.
+    each: int = 6
     #: How many requests, where that is not left to the load.
     count: int = 0
 
@@ -42,12 +44,13 @@ class Load:
             return self.count
         if self.rate:
             return max(20, round(self.rate * self.seconds))
-        return max(16, 6 * self.streams if self.streams < 256 else 2 * self.streams)
+        return max(8 if self.each < 6 else 16, (self.each if self.streams < 256 else 2) * self.streams)
 
     @property
     def warming(self) -> "Load":
         """What goes before it: a system that has stood idle begins slowly, the more the more code it has."""
-        return Load(self.tokens_in, self.tokens_out, streams=min(self.streams, 16) or 16, count=32)
+        streams = min(self.streams, 16) or 16
+        return Load(self.tokens_in, self.tokens_out, streams=streams, count=max(4, 2 * streams))
 
     @property
     def shape(self) -> str:
