@@ -279,6 +279,12 @@ class Settings:
     stream_ttl: int = _var(
         "CY_LLM_STREAM_TTL_SECONDS", 600, env.whole(1, 604_800), "how long a finished stream can be read"
     )
+    usage_record_days: int = _var(
+        "CY_LLM_USAGE_RECORD_DAYS",
+        90,
+        env.whole(1, 36_500),
+        "how long what each request used is kept by itself; older ones are added up by quarters of an hour",
+    )
     max_queue_size: int = _var(
         "CY_LLM_MAX_QUEUE_SIZE",
         1000,

@@ -10,19 +10,22 @@ from cli.chat import chat
 from cli.config_check import config
 from cli.configuration import configuration
 from cli.diagnose import diagnose
+from cli.doctor import doctor
 from cli.fetch import fetch
 from cli.keys import keys
 from cli.models import models
 from cli.training import jobs, train
+from cli.usage import usage
 from text import is_whole, tolerate_any_terminal
 
 
 @click.group()
 def cli() -> None:
-    """CY-LLM Engine on the command line: "keys" uses DATABASE_URL, as the front door does; all else asks the server."""
+    """CY-LLM Engine on the command line: "keys" and "doctor" look for themselves; all else asks the server."""
 
 
-for command in (train, jobs, adapters, chat, keys, models, fetch, diagnose, bench, config, configuration):
+_OPERATING = (keys, usage, models, fetch, diagnose, doctor, bench, config, configuration)
+for command in (train, jobs, adapters, chat, *_OPERATING):
     cli.add_command(command)
 
 

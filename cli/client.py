@@ -35,13 +35,20 @@ class ServerClient:
 
     def call(self, method: str, path: str, **options: Any) -> dict[str, Any]:
         """Return a JSON answer of the native API. Raises ``click.ClickException`` with the server's words."""
+        answer: dict[str, Any] = self._request(method, path, **options).json()
+        return answer
+
+    def text(self, method: str, path: str, **options: Any) -> str:
+        """As :meth:`call`, of an answer that is text."""
+        return self._request(method, path, **options).text
+
+    def _request(self, method: str, path: str, **options: Any) -> httpx.Response:
         try:
             response = self._http.request(method, f"{self._url}/api/v1{path}", **options)
         except httpx.HTTPError as error:
             raise _no_answer(self._url, error) from error
         _require_success(response)
-        answer: dict[str, Any] = response.json()
-        return answer
+        return response
 
     def chat(self, model: str, messages: list[dict[str, str]]) -> Iterator[str]:
         """Yield the text of an answer as it comes."""

@@ -59,6 +59,8 @@ class Usage:
 
     prompt_tokens: int
     completion_tokens: int
+    #: Of the prompt's, those that had been computed before, for another request.
+    cached_tokens: int = 0
 
     def to_dict(self) -> dict[str, int]:
         # Written out: it is called for every token, and ``asdict`` copies deeply.
@@ -95,6 +97,7 @@ class Meter:
 
     prompt_tokens: int = 0
     completion_tokens: int = 0
+    cached_tokens: int = 0
     #: From the engine's getting the call to its first token, and from that one to the last. Seconds.
     first_token: float | None = None
     generation: float = 0.0

@@ -3,7 +3,7 @@
 from alembic import context
 
 from settings import Settings
-from store.sql import db, file_tables  # noqa: F401 (its tables belong to the metadata)
+from store.sql import db, file_tables, key_tables, usage_tables  # noqa: F401 (their tables belong to the metadata)
 from store.sql.tables import Base
 
 

@@ -1,7 +1,10 @@
 """Who may do what, and who sees what: the one place that decides it."""
 
-from services.errors import PermissionDenied, Unauthenticated
-from store.sql.api_keys import ANONYMOUS, ApiKeyAuthenticator, Principal, Scope
+from collections.abc import Iterable
+
+from services.errors import ModelNotAllowed, PermissionDenied, Unauthenticated
+from store.principal import ANONYMOUS, Principal, Scope
+from store.sql.authenticator import ApiKeyAuthenticator
 from text import clean_token
 
 #: A scope that holds another one's rights too.
@@ -43,10 +46,30 @@ class Access:
     def has_scope(principal: Principal, scope: Scope) -> bool:
         return any(principal.has_scope(held) for held in _IMPLIED.get(scope, (scope,)))
 
-    def require_active(self, principal: Principal) -> None:
-        """Raises ``Unauthenticated`` when the key was revoked since. Seen within ``api_keys.CACHE_SECONDS``."""
-        if not self._keys.is_active(principal):
+    @staticmethod
+    def may_use(principal: Principal, names: Iterable[str]) -> bool:
+        """Whether the principal may ask for a model, or an adapter, of one of these names."""
+        return principal.models is None or not principal.models.isdisjoint(names)
+
+    @staticmethod
+    def require_model(principal: Principal, asked: str, names: Iterable[str], field: str) -> None:
+        """As :meth:`may_use`, of what was asked for in ``field``. Raises ``ModelNotAllowed``."""
+        if not Access.may_use(principal, (asked, *names)):
+            raise ModelNotAllowed(asked, principal.models or (), field)
+
+    def current(self, principal: Principal) -> Principal:
+        """Return the principal with what its key allows by now: seen within ``authenticator.CACHE_SECONDS``.
+
+        Raises ``Unauthenticated`` when it was revoked since, has ended, or its tenant is blocked.
+        """
+        found = self._keys.current(principal)
+        if found is None:
             raise Unauthenticated
+        return found
+
+    def require_active(self, principal: Principal) -> None:
+        """As :meth:`current`."""
+        self.current(principal)
 
     def visible_tenant(self, principal: Principal) -> str | None:
         """Return whose things the principal sees; None is everybody's."""

@@ -7,8 +7,8 @@ from engines.model_spec import ModelSpec
 from services.access import Access
 from services.errors import AdapterNotFound, InvalidRequest
 from services.safe_paths import resolve_inside
+from store.principal import Principal
 from store.sql.adapters import FINE_TUNED, AdapterStore, parse_reference, reference
-from store.sql.api_keys import Principal
 from store.sql.tables import Adapter, TrainingJob
 from text import decode
 
@@ -47,8 +47,8 @@ class AdapterService:
         """Return what ``name`` or ``name@version`` means to the principal's tenant."""
         return self._store.resolve(name, principal.tenant)
 
-    def folder_of(self, principal: Principal, spec: ModelSpec, name: str) -> str:
-        """Return the folder that a name means now: a request ends on the version that it began on.
+    def folder_of(self, principal: Principal, spec: ModelSpec, name: str) -> tuple[str, str]:
+        """Return the folder that a name means now (a request ends on the version that it began on), and its reference.
 
         What is no adapter's name is a path inside the adapters root, which its worker judges; a folder
         that is another tenant's adapter is refused here. Raises ``InvalidRequest``.
@@ -58,11 +58,11 @@ class AdapterService:
             if self._belongs_to_another(principal, name):
                 description = f"No adapter of that name exists for model '{spec.id}'"
                 raise InvalidRequest.of("adapter_not_found", "adapter", description)
-            return name
+            return name, name
         if adapter.base_model != spec.id:
             description = f"Adapter '{name}' belongs to model '{adapter.base_model}', not to '{spec.id}'"
             raise InvalidRequest.of("adapter_wrong_model", "adapter", description)
-        return adapter.path
+        return adapter.path, reference(adapter)
 
     def base_of_folder(self, principal: Principal, name: str) -> str | None:
         """Return what a hand-placed adapter's own configuration calls its base model ('' where it names none).

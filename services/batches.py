@@ -11,7 +11,7 @@ from services.files import FileService
 from services.limits import Limits
 from settings import Settings
 from store.files.batch_folder import BatchFolder
-from store.sql.api_keys import Principal
+from store.principal import Principal
 from store.sql.background_jobs import BackgroundJobStore
 from store.sql.batches import BatchStatus, BatchStore, new_batch_id
 from store.sql.file_tables import Batch
@@ -64,7 +64,7 @@ class BatchService:
     ) -> Batch:
         """Begin a batch; its file is looked at later. Raises ``InvalidRequest``."""
         self._access.require_active(principal)
-        self._limits.count_request(principal.id)
+        self._limits.count_request(principal)
         file, path = self._files.input(principal, input_file_id, _PURPOSE, "input_file_id")
         if file.bytes > _MAX_BYTES:
             description = f"The file has {file.bytes} bytes; a batch's may have {_MAX_BYTES}"

@@ -5,7 +5,7 @@ import logging
 from configuration.listen_address import is_loopback, join
 from settings import Settings
 from store.sql import db
-from store.sql.api_keys import ApiKeyAuthenticator
+from store.sql.authenticator import ApiKeyAuthenticator
 
 log = logging.getLogger(__name__)
 

@@ -17,6 +17,8 @@ from services.inference.cancellation import Cancellation
 from services.inference.failover import Failover
 from services.inference.routing import Router
 from services.inference.service import InferenceService
+from services.key_watch import KeyWatch
+from services.keys import KeyService
 from services.lifecycle import Lifecycle
 from services.limits import Limits
 from services.model_changes import ModelChanges
@@ -27,6 +29,7 @@ from services.training.dataset_check import DatasetChecker
 from services.training.service import TrainingService
 from services.training.sources import DatasetSources
 from services.uploads import UploadService
+from services.usage import UsageService
 from settings import Settings
 from store.files.files import FileStore
 from store.files.uploads import UploadStore
@@ -38,11 +41,14 @@ from store.redis.request_records import RequestStore
 from store.redis.responses import ResponseStore
 from store.sql import db
 from store.sql.adapters import AdapterStore
-from store.sql.api_keys import ApiKeyAuthenticator
+from store.sql.api_keys import ApiKeyStore
+from store.sql.authenticator import ApiKeyAuthenticator
 from store.sql.background_jobs import BackgroundJobStore
 from store.sql.batches import BatchStore
 from store.sql.jobs import JobStore
 from store.sql.models import ModelStore
+from store.sql.tenants import TenantStore
+from store.sql.usage import UsageStore
 from store.token_log.hub import Hub
 from tasks.broker.queue_depth import QueueDepth
 
@@ -54,6 +60,9 @@ class Services:
     settings: Settings
     lifecycle: Lifecycle
     access: Access
+    keys: KeyService
+    key_watch: KeyWatch
+    usage: UsageService
     limits: Limits
     models: ModelCatalog
     model_changes: ModelChanges
@@ -78,7 +87,8 @@ class Services:
         claim.hold()
         presence, queue_depth = PresenceReader(client), QueueDepth(client)
         lifecycle = Lifecycle()
-        access = Access(ApiKeyAuthenticator(settings, sessions))
+        authenticator, key_store = ApiKeyAuthenticator(settings, sessions), ApiKeyStore(sessions)
+        access = Access(authenticator)
         limits = Limits(client, settings.requests_per_minute, settings.streams_per_key)
         adapter_store = AdapterStore(sessions, settings.adapters_root)
         adapters = AdapterService(adapter_store, access)
@@ -98,7 +108,8 @@ class Services:
             presence,
             adapters,
         )
-        watcher = RevisionWatcher(client, models.refresh)
+        key_watch = KeyWatch(client, authenticator, key_store)
+        watcher = RevisionWatcher(client, models.refresh, beside=key_watch.look)
         watcher.start(models.state.revision)
         idempotency = Idempotency(client)
         file_store = FileStore(sessions, settings.files_root)
@@ -110,6 +121,9 @@ class Services:
             settings=settings,
             lifecycle=lifecycle,
             access=access,
+            keys=KeyService(key_store, TenantStore(sessions), client),
+            key_watch=key_watch,
+            usage=UsageService(UsageStore(sessions), key_store, authenticator, access),
             limits=limits,
             models=models,
             model_changes=ModelChanges(settings, models, model_store, client, presence, adapter_store, jobs),
@@ -141,6 +155,7 @@ class Services:
         """End the threads and the connections; for tests and servers that stop, a process just exits."""
         self.claim.close()
         self.model_watcher.close()
+        self.key_watch.close()
         self.inference.failover.close()
         self.limits.close()
         self.inference.hub.close()
@@ -171,7 +186,6 @@ def _inference(
         lifecycle=lifecycle,
         admission=Admission(
             access,
-            limits,
             models,
             adapters,
             router,

@@ -4,7 +4,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 from services.limits import Allowance
-from store.sql.api_keys import Principal
+from store.principal import Principal
 
 
 def _still_there() -> bool:

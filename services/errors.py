@@ -68,6 +68,16 @@ class Unauthenticated(ServiceError):
         super().__init__("A valid API key is required")
 
 
+class ModelNotAllowed(ServiceError):
+    """The key may not ask for the model."""
+
+    code = Code.FORBIDDEN
+
+    def __init__(self, model: str, allowed: Iterable[str], field: str) -> None:
+        description = f"This API key may not use '{model}'; it may use: {', '.join(sorted(allowed)) or 'none'}"
+        super().__init__(description, [Detail("model_not_allowed", field, description)])
+
+
 class PermissionDenied(ServiceError):
     """The key lacks a scope."""
 
@@ -245,20 +255,20 @@ class RateLimited(ServiceError):
 
 
 class TooManyRequests(RateLimited):
-    """The key has had its requests of this minute. ``reset`` is a Unix time in seconds."""
+    """A key, or its tenant, has had its requests of this minute. ``reset`` is a Unix time in seconds."""
 
-    def __init__(self, per_minute: int, reset: float) -> None:
+    def __init__(self, holder: str, per_minute: int, reset: float) -> None:
         self.per_minute, self.reset = per_minute, reset
         wait = max(1, math.ceil(reset - time.time()))
-        description = f"This API key may send {per_minute} requests a minute; try again in {wait} s"
+        description = f"{holder} may send {per_minute} requests a minute; try again in {wait} s"
         super().__init__(description, [Detail("requests_per_minute", "", description)], wait)
 
 
 class TooManyStreams(RateLimited):
-    """The key has as many requests running as it may."""
+    """A key, its tenant, or a socket has as many requests running as it may."""
 
-    def __init__(self, limit: int) -> None:
-        description = f"This API key may have {limit} requests running at once"
+    def __init__(self, holder: str, limit: int) -> None:
+        description = f"{holder} may have {limit} requests running at once"
         super().__init__(description, [Detail("concurrent_streams", "", description)], 1)
 
 

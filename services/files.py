@@ -14,7 +14,7 @@ from services.limits import Limits
 from settings import Settings
 from store.files.files import FileFacts, FileStore
 from store.files.folder import IncomingFile
-from store.sql.api_keys import Principal
+from store.principal import Principal
 from store.sql.file_tables import ClientFile
 from text import has_control_characters, is_whole
 
@@ -56,7 +56,7 @@ class FileService:
     def admit(self, principal: Principal) -> None:
         """A file is about to come. Raises ``RateLimited``, ``InvalidRequest`` where there is no room for one more."""
         self._access.require_active(principal)
-        self._limits.count_request(principal.id)
+        self._limits.count_request(principal)
         self.require_room(principal, 0)
 
     def require_room(self, principal: Principal, size: int, field: str = "file") -> None:

@@ -1,14 +1,15 @@
-"""What one key may use: requests a minute and streams at once, shared by all processes that serve clients.
+"""What a key, and all keys of a tenant, may use: requests a minute and streams at once, over all processes.
 
 Requests are counted by the ``limits`` library (a moving window in Redis). Streams are
 leases in a sorted set: a process that dies leaves none behind for longer than the lease.
 """
 
+import functools
 import logging
 import secrets
 import threading
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from typing import Any
 
@@ -18,6 +19,7 @@ from limits.strategies import MovingWindowRateLimiter
 from redis.exceptions import RedisError
 
 from services.errors import TooManyRequests, TooManyStreams
+from store.principal import Principal
 from store.redis import keys as redis_keys
 
 log = logging.getLogger(__name__)
@@ -48,6 +50,18 @@ return 1
 
 
 @dataclass(frozen=True)
+class _Holder:
+    """Whose a limit is."""
+
+    #: In the names of Redis' keys.
+    id: str
+    #: In messages.
+    name: str
+    requests_per_minute: int
+    streams: int
+
+
+@dataclass(frozen=True)
 class Allowance:
     """What a key may still send."""
 
@@ -62,47 +76,80 @@ class Limits:
     """The limits of one process's requests; the counts are everybody's."""
 
     def __init__(self, client: Any, per_minute: int, streams: int) -> None:
-        self._rate = RateLimitItemPerMinute(per_minute) if per_minute else None
-        if self._rate:
-            # Its address is not used, only the pool; the library insists on one that it can read.
-            storage = RedisStorage(
-                "redis://localhost", connection_pool=client.connection_pool, key_prefix=f"{redis_keys.prefix()}LIMITS"
-            )
-            self._window = MovingWindowRateLimiter(storage)
+        """``per_minute`` and ``streams`` are for keys that have no limit of their own; 0 is none."""
+        self._per_minute = per_minute
         self._streams = streams
+        # Its address is not used, only the pool; the library insists on one that it can read.
+        storage = RedisStorage(
+            "redis://localhost", connection_pool=client.connection_pool, key_prefix=f"{redis_keys.prefix()}LIMITS"
+        )
+        self._window = MovingWindowRateLimiter(storage)
         self._redis = client
         self._acquire = client.register_script(_ACQUIRE)
         self._renew = client.register_script(_RENEW)
         self._held: dict[str, set[str]] = {}
         self._lock = threading.Lock()
         self._stop = threading.Event()
-        if streams:
-            threading.Thread(target=self._renew_held, name="leases", daemon=True).start()
+        threading.Thread(target=self._renew_held, name="leases", daemon=True).start()
 
-    def count_request(self, key_id: str) -> Allowance | None:
+    def count_request(self, principal: Principal) -> Allowance | None:
         """Count a request; return what is left, None where there is no limit.
 
-        Raises ``TooManyRequests`` when the key has had its requests of this minute.
+        Raises ``TooManyRequests`` when the key, or its tenant, has had its requests of this minute.
         """
-        if self._rate is None:
-            return None
-        counted = self._window.hit(self._rate, key_id)
-        reset, remaining = self._window.get_window_stats(self._rate, key_id)
-        if not counted:
-            raise TooManyRequests(self._rate.amount, reset)
-        return Allowance(self._rate.amount, remaining, reset)
+        limited = [holder for holder in self._holders(principal) if holder.requests_per_minute]
+        if len(limited) > 1:
+            # What the tenant may not is not counted against the key.
+            *_, tenant = limited
+            if not self._window.test(_a_minute(tenant.requests_per_minute), tenant.id):
+                raise self._too_many(tenant)
+        least: Allowance | None = None
+        for holder in limited:
+            item = _a_minute(holder.requests_per_minute)
+            if not self._window.hit(item, holder.id):
+                raise self._too_many(holder)
+            reset, remaining = self._window.get_window_stats(item, holder.id)
+            if least is None or remaining < least.remaining:
+                least = Allowance(holder.requests_per_minute, remaining, reset)
+        return least
 
     @contextmanager
-    def hold_stream(self, key_id: str, request_id: str) -> Iterator[None]:
-        """Hold one of the key's streams. Raises ``TooManyStreams`` when it has as many as it may."""
-        if not self._streams:
+    def hold_stream(self, principal: Principal, request_id: str) -> Iterator[None]:
+        """Hold one of the streams of a key, and of its tenant. Raises ``TooManyStreams`` when one has all it may."""
+        with ExitStack() as stack:
+            for holder in self._holders(principal):
+                if holder.streams:
+                    stack.enter_context(self._hold(holder, request_id))
             yield
-            return
-        name = redis_keys.streams(key_id)
+
+    def _holders(self, principal: Principal) -> tuple[_Holder, _Holder]:
+        own, common = principal.bounds, principal.tenant_bounds
+        return (
+            _Holder(
+                principal.id,
+                "This API key",
+                self._per_minute if own.requests_per_minute is None else own.requests_per_minute,
+                self._streams if own.streams is None else own.streams,
+            ),
+            _Holder(
+                f"tenant/{principal.tenant}",
+                f"Tenant '{principal.tenant}'",
+                common.requests_per_minute or 0,
+                common.streams or 0,
+            ),
+        )
+
+    def _too_many(self, holder: _Holder) -> TooManyRequests:
+        reset, _ = self._window.get_window_stats(_a_minute(holder.requests_per_minute), holder.id)
+        return TooManyRequests(holder.name, holder.requests_per_minute, reset)
+
+    @contextmanager
+    def _hold(self, holder: _Holder, request_id: str) -> Iterator[None]:
+        name = redis_keys.streams(holder.id)
         # Each connection holds a lease of its own, also to the same request.
         lease = f"{request_id}:{secrets.token_hex(4)}"
-        if not self._acquire(keys=[name], args=[self._streams, _LEASE_MS, lease]):
-            raise TooManyStreams(self._streams)
+        if not self._acquire(keys=[name], args=[holder.streams, _LEASE_MS, lease]):
+            raise TooManyStreams(holder.name, holder.streams)
         with self._lock:
             self._held.setdefault(name, set()).add(lease)
         try:
@@ -127,3 +174,8 @@ class Limits:
                     self._renew(keys=[name], args=[_LEASE_MS, *leases])
             except (RedisError, OSError) as error:
                 log.warning("The leases of streams could not be renewed: %s", error)
+
+
+@functools.cache
+def _a_minute(amount: int) -> RateLimitItemPerMinute:
+    return RateLimitItemPerMinute(amount)

@@ -13,11 +13,11 @@ from services.errors import Conflict, InvalidRequest, ModelNotFound, Unavailable
 from services.model_checks import ModelChecks
 from services.models import ModelCatalog
 from settings import Settings
+from store.principal import Principal
 from store.redis import control
 from store.redis.control import Command
 from store.redis.presence import ModelStatus, PresenceReader, WorkerInfo
 from store.sql.adapters import AdapterStore, reference
-from store.sql.api_keys import Principal
 from store.sql.jobs import JobStatus, JobStore
 from store.sql.models import ENTRY, OVERRIDE, ChangedMeanwhileError, ModelExistsError, ModelStore
 from store.sql.tables import ModelChange

@@ -13,11 +13,13 @@ from engines.catalogue import Catalogue, Origin, fingerprint
 from engines.errors import ConfigError, UnknownModel
 from engines.model_spec import ModelSpec
 from engines.registry import Registry
+from services.access import Access
 from services.adapters import AdapterService
 from services.errors import ModelNotFound
 from store import model_revision
+from store.principal import Principal
 from store.redis.presence import Fleet, ModelStatus, PresenceReader
-from store.sql.api_keys import Principal
+from store.sql.adapters import reference
 from store.sql.models import ModelState, ModelStore
 from store.sql.tables import Adapter
 
@@ -201,11 +203,15 @@ class ModelCatalog:
     def views(self, principal: Principal) -> list[ModelView]:
         """Return all configured models. Raises ``redis.RedisError``, ``SQLAlchemyError``."""
         fleet = self._presence.fleet()
-        return [self._view(principal, spec, fleet) for spec in self.registry.models.values()]
+        views = [self._view(principal, spec, fleet) for spec in self.registry.models.values()]
+        # One whose adapters alone the key may use is there for them.
+        return [view for view in views if Access.may_use(principal, (view.spec.id, *(view.adapters or ())))]
 
     def show(self, principal: Principal, name: str) -> ModelView:
-        """Return one model. Raises ``ModelNotFound``."""
-        return self._view(principal, self.resolve(name, "modelId"), self._presence.fleet())
+        """Return one model. Raises ``ModelNotFound``, ``ModelNotAllowed``."""
+        view = self._view(principal, self.resolve(name, "modelId"), self._presence.fleet())
+        Access.require_model(principal, name, (view.spec.id, *(view.adapters or ())), "modelId")
+        return view
 
     def context_length(self, model: str) -> int | None:
         """Return how many tokens a model's context has: what a worker runs with, else what is configured, if known."""
@@ -230,7 +236,11 @@ class ModelCatalog:
         """Return the models that can be asked now, and what the principal's adapter names mean on them."""
         fleet = self._presence.fleet()
         specs = [spec for spec in self.registry.models.values() if fleet.askable(spec.id)]
-        return specs, self._adapters.current(principal, [spec.id for spec in specs])
+        adapters = self._adapters.current(principal, [spec.id for spec in specs])
+        return (
+            [spec for spec in specs if Access.may_use(principal, (spec.id,))],
+            [each for each in adapters if Access.may_use(principal, (each.base_model, each.name, reference(each)))],
+        )
 
     def _view(self, principal: Principal, spec: ModelSpec, fleet: Fleet) -> ModelView:
         engine: dict[str, Any] | None = fleet.engine_info(spec.id)

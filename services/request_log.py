@@ -5,7 +5,7 @@ import time
 from dataclasses import dataclass, field
 
 from services.errors import ServiceError
-from store.sql.api_keys import Principal
+from store.principal import Principal
 
 log = logging.getLogger(__name__)
 

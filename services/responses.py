@@ -11,9 +11,9 @@ from services.access import Access
 from services.errors import InvalidRequest, ResponseNotFound
 from services.inference.responses_body import PATH, response_id
 from services.inference.submission import OpenAIRequest
+from store.principal import Principal
 from store.redis.request_records import RequestRecord, RequestStore
 from store.redis.responses import ResponseStore, StoredResponse
-from store.sql.api_keys import Principal
 from store.token_log import log as token_log
 from store.token_log.entries import Kind, Outcome, Reason
 from store.token_log.response_error import response_error

@@ -7,7 +7,7 @@ from services.limits import Limits
 from store.files.files import FileFacts
 from store.files.folder import IncomingFile
 from store.files.uploads import UploadStatus, UploadStore, status_of
-from store.sql.api_keys import Principal
+from store.principal import Principal
 from store.sql.file_tables import ClientFile, Upload, UploadPart
 
 #: How long an upload may take. Seconds; OpenAI's.
@@ -31,7 +31,7 @@ class UploadService:
     def create(self, principal: Principal, new: NewFile, size: int) -> Upload:
         """Begin an upload of ``size`` bytes. Raises ``InvalidRequest``."""
         self._access.require_active(principal)
-        self._limits.count_request(principal.id)
+        self._limits.count_request(principal)
         if size > self._files.max_bytes:
             description = f"{size} bytes are more than a file may have ({self._files.max_bytes})"
             raise InvalidRequest.of("file_too_large", "bytes", description)
@@ -52,7 +52,7 @@ class UploadService:
     def admit_part(self, principal: Principal, upload_id: str) -> Upload:
         """A part is about to come. Raises ``UploadNotFound``, ``Conflict``, ``InvalidRequest``."""
         self._access.require_active(principal)
-        self._limits.count_request(principal.id)
+        self._limits.count_request(principal)
         upload = self._find(principal, upload_id)
         if status_of(upload) != UploadStatus.PENDING:
             raise _not_open(upload)

@@ -34,8 +34,12 @@ class RevisionWatcher:
     ``refresh`` reads SQL and returns the revision that it found; what the stores raise is tried again.
     """
 
-    def __init__(self, client: redis.Redis, refresh: Callable[[], int]) -> None:
+    def __init__(
+        self, client: redis.Redis, refresh: Callable[[], int], beside: Callable[[], None] = lambda: None
+    ) -> None:
+        """``beside`` is called with each look, in the same thread: what else is looked for so often."""
         self._client = client
+        self._beside = beside
         self._refresh = refresh
         self._seen: int | None = None
         self._asked = 0.0
@@ -55,6 +59,7 @@ class RevisionWatcher:
     def _run(self) -> None:
         while not self._closed.wait(LOOK_SECONDS):
             try:
+                self._beside()
                 self._look()
                 self._complained = False
             except (RedisError, OSError, SQLAlchemyError) as error:

@@ -4,7 +4,7 @@ from flask import Flask
 
 from services.container import Services
 from settings import Settings
-from store.sql.api_keys import Scope
+from store.principal import Scope
 from webapp.http import access_log, body, current, paths
 from webapp.http.authentication import BlueprintGuard
 from webapp.http.cors import Cors
@@ -23,7 +23,7 @@ from webapp.openai import (
 from webapp.openai import error_body as openai_error
 from webapp.openai import views as openai
 from webapp.openai.batches import views as batches
-from webapp.v1 import adapters, health, inference, models, probes, requests, training, websocket
+from webapp.v1 import adapters, health, inference, keys, models, probes, requests, training, usage, websocket
 from webapp.v1 import error_body as native_error
 
 
@@ -65,6 +65,10 @@ def create_app(settings: Settings) -> Flask:
     guard.register(batches.bp, Scope.OPENAI)
     guard.register(fine_tuning.bp, Scope.TRAINING)
     guard.register(openai.admin_bp, Scope.TRAINING)
+    guard.register(usage.bp, Scope.INFERENCE)
+    guard.register(keys.admin_bp, Scope.ADMIN)
+    # Its view asks whose key it is, whatever that key may do.
+    guard.register_public(keys.own_bp)
     guard.register_public(probes.bp)
     # A browser cannot send a key in a header: the socket asks for it in its first frame.
     app.config["SOCK_SERVER_OPTIONS"] = {"ping_interval": 25, "max_message_size": settings.max_body_bytes}

@@ -104,6 +104,7 @@ class CallTokens:
     def count_prompt(self, output: RequestOutput | PoolingRequestOutput[Any]) -> None:
         """The application is given the first output of a prompt."""
         self._meter.prompt_tokens += len(output.prompt_token_ids or ())
+        self._meter.cached_tokens += output.num_cached_tokens or 0
 
     def note(self, output: RequestOutput) -> None:
         """The application is given an output, of one choice where the call can be gone on with."""

@@ -149,5 +149,7 @@ def _chunk(output: RequestOutput, delivered_count: Usage) -> Chunk:
     """Map one DELTA output; ``delivered_count`` counts what came before it."""
     [completion] = output.outputs
     tokens = tuple(completion.token_ids)
-    usage = Usage(delivered_count.prompt_tokens, delivered_count.completion_tokens + len(tokens))
+    before = delivered_count
+    cached = before.cached_tokens or output.num_cached_tokens or 0
+    usage = Usage(before.prompt_tokens, before.completion_tokens + len(tokens), min(cached, before.prompt_tokens))
     return Chunk(completion.text, tokens, completion.finish_reason if output.finished else None, usage)

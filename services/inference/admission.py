@@ -3,13 +3,14 @@
 import math
 import time
 from collections.abc import Callable
+from dataclasses import replace
 from typing import Any
 
 from engines.model_spec import ModelSpec, Task
 from services.access import Access
 from services.adapters import AdapterService
 from services.context import RequestContext
-from services.errors import InvalidRequest, TooManyRequests
+from services.errors import InvalidRequest
 from services.idempotency import Idempotency
 from services.inference.bodies import prepare
 from services.inference.generation_defaults import complete
@@ -18,7 +19,6 @@ from services.inference.responses_body import PATH as RESPONSES_PATH
 from services.inference.responses_body import response_id
 from services.inference.routing import Route, Router
 from services.inference.submission import GenerationRequest, OpenAIRequest, Submission
-from services.limits import Allowance, Limits
 from services.models import ModelCatalog
 from store.redis.request_records import RequestRecord, RequestStore, new_request_id
 from store.sql.adapters import reference
@@ -34,12 +34,11 @@ _PASSING = (Code.INTERNAL_ERROR, Code.INSUFFICIENT_RESOURCES, Code.MODEL_NOT_REA
 
 
 class Admission:
-    """Rate, model, idempotency key, adapter, queue: in this order, each once."""
+    """Key, model, idempotency key, adapter, queue: in this order, each once."""
 
     def __init__(
         self,
         access: Access,
-        limits: Limits,
         models: ModelCatalog,
         adapters: AdapterService,
         router: Router,
@@ -49,7 +48,6 @@ class Admission:
         stream_ttl: int,
     ) -> None:
         self._access = access
-        self._limits = limits
         self._models = models
         self._adapters = adapters
         self._router = router
@@ -60,15 +58,17 @@ class Admission:
 
     def admit(self, context: RequestContext, request: GenerationRequest) -> Submission:
         """Admit a text to continue. Raises ``ServiceError``, ``redis.RedisError``, ``SQLAlchemyError``."""
-        self._admit_caller(context)
+        context = self._current(context)
         spec = self._models.resolve(request.model, "modelId")
+        adapter_names = () if request.adapter is None else (request.adapter, request.adapter.partition("@")[0])
+        self._access.require_model(context.principal, request.model, (spec.id, *adapter_names), "modelId")
         self._require_task(spec, (Task.GENERATE,), "modelId")
         require_text(list(request.messages), spec, "messages")
 
         def make_record() -> tuple[RequestRecord, Route]:
-            adapter = None
+            adapter, adapter_name = None, ""
             if request.adapter is not None:
-                adapter = self._adapters.folder_of(context.principal, spec, request.adapter)
+                adapter, adapter_name = self._adapters.folder_of(context.principal, spec, request.adapter)
             route = self._router.route_request(spec, request.worker_hint)
             _require_room(request.sampling.max_new_tokens, route.fleet.engine_info(spec.id))
             record = RequestRecord(
@@ -81,6 +81,7 @@ class Admission:
                     # A worker of a version that knows no conversations misses the prompt, and says so.
                     **({"messages": list(request.messages)} if request.messages else {"prompt": request.prompt}),
                     "adapter": adapter,
+                    "adapter_name": adapter_name,
                     "sampling": complete(request.sampling, spec).to_dict(),
                     "with_metadata": request.with_metadata,
                     "performance": request.tells_performance,
@@ -96,12 +97,10 @@ class Admission:
 
     def admit_openai(self, context: RequestContext, request: OpenAIRequest) -> Submission:
         """Admit a call of the OpenAI-compatible API. Raises as :meth:`admit`."""
-        if request.background:
-            # What a batch may have is not counted by the minute.
-            self._access.require_active(context.principal)
-        else:
-            self._admit_caller(context)
+        context = self._current(context)
         named = self._models.resolve_name(context.principal, request.model)
+        adapter_names = () if named.adapter is None else (named.adapter.name, reference(named.adapter))
+        self._access.require_model(context.principal, request.model, (named.spec.id, *adapter_names), "model")
         self._require_task(named.spec, request.tasks, "model")
         prepared = prepare(request.path, request.body, named.spec)
 
@@ -125,6 +124,7 @@ class Admission:
                 path=request.path,
                 body=encode(named_body),
                 adapter=named.folder,
+                adapter_name=reference(named.adapter) if named.adapter else named.folder or "",
                 # The answer names what was asked for.
                 asked_name=request.model if named.keeps_its_name and request.model_given else None,
                 streamed=bool(request.body.get("stream")),
@@ -148,16 +148,9 @@ class Admission:
         )
         raise InvalidRequest.of("wrong_task", field, description)
 
-    def _admit_caller(self, context: RequestContext) -> None:
-        # A call may carry many requests, over a longer time than its key lives.
-        self._access.require_active(context.principal)
-        try:
-            allowance = self._limits.count_request(context.principal.id)
-        except TooManyRequests as error:
-            context.on_counted(Allowance(error.per_minute, 0, error.reset))
-            raise
-        if allowance is not None:
-            context.on_counted(allowance)
+    def _current(self, context: RequestContext) -> RequestContext:
+        """A call may carry many requests, over a longer time than its key lives, or allows the same."""
+        return replace(context, principal=self._access.current(context.principal))
 
     def _begin_once(
         self,

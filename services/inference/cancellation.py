@@ -2,6 +2,7 @@
 
 import logging
 import time
+from typing import Any
 
 import redis
 from redis.exceptions import RedisError
@@ -14,6 +15,7 @@ from store.token_log import outcomes
 from store.token_log.entries import LAST_SEQUENCE, Entry, EntryId, Kind, Reason, encode
 from store.token_log.hub import Hub
 from store.token_log.log import LogSnapshot
+from store.usage_bill import Bill
 
 log = logging.getLogger(__name__)
 
@@ -64,17 +66,35 @@ class Cancellation:
                 if time.monotonic() > ends:
                     break
         # Its worker does not answer: the log is closed here, and the worker will be refused.
-        self._end(record, outcomes.cancelled(self.snapshot(record).partial_usage))
+        self._end(record, outcomes.cancelled(self._delivered(record)))
 
     def end_at_deadline(self, record: RequestRecord) -> Entry:
         """End a request whose worker did not, and return how it ended."""
-        data = outcomes.failed(outcomes.deadline_passed(record.deadline - record.created))
+        failure = outcomes.deadline_passed(record.deadline - record.created)
+        data = outcomes.failed(failure)
         try:
+            # What was delivered was made; only a worker knows what the prompt came to.
+            data = outcomes.failed(failure, self._delivered(record))
             if not self._end(record, data):
                 return token_log.read(self._redis, record.id)[-1]
         except (RedisError, OSError) as error:
             log.warning("The end of a late request could not be written: %s", error)
         return Entry(EntryId(1, LAST_SEQUENCE), Kind.END, encode(data))
 
-    def _end(self, record: RequestRecord, data: dict[str, object]) -> bool:
-        return token_log.end(self._redis, record.id, self._ttl, data)
+    def _delivered(self, record: RequestRecord) -> dict[str, int] | None:
+        return delivered_usage(self._redis, record)
+
+    def _end(self, record: RequestRecord, data: dict[str, Any]) -> bool:
+        return end_request(self._redis, record, self._ttl, data)
+
+
+def delivered_usage(client: redis.Redis, record: RequestRecord) -> dict[str, int] | None:
+    """Return what was delivered of a request that no worker ends; only a worker knows what its prompt came to."""
+    count = token_log.snapshot(client, record.id).delivered_tokens
+    return {"prompt_tokens": 0, "completion_tokens": count, "total_tokens": count} if count else None
+
+
+def end_request(client: redis.Redis, record: RequestRecord, ttl: int, data: dict[str, Any]) -> bool:
+    """End a request's log from outside its worker, and tell what it used. False when it had ended."""
+    bill = Bill.of(record, data["outcome"], data.get("usage"))
+    return token_log.end(client, record.id, ttl, data, bill.to_json())

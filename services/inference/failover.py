@@ -16,11 +16,11 @@ from contextlib import contextmanager
 import redis
 from redis.exceptions import RedisError
 
+from services.inference.cancellation import delivered_usage, end_request
 from services.inference.unattended import Unattended
 from services.inference.watched_request import WatchedRequest
 from store.redis.presence import SETTLE_SECONDS, Fleet, PresenceReader
 from store.redis.request_records import RequestRecord, RequestStore
-from store.token_log import log as token_log
 from store.token_log import outcomes
 from store.token_log.attempts import Attempts
 from store.token_log.entries import Reason
@@ -168,7 +168,8 @@ class Failover:
 
     def _end(self, watched: WatchedRequest, failure: Failure) -> None:
         log.warning("A request is ended: %s", failure.message, extra=_log_fields(watched))
-        token_log.end(self._redis, watched.record.id, self._ttl, outcomes.failed(failure))
+        usage = delivered_usage(self._redis, watched.record)
+        end_request(self._redis, watched.record, self._ttl, outcomes.failed(failure, usage))
 
     @staticmethod
     def _patience(watched: WatchedRequest, fleet: Fleet) -> float:

@@ -10,7 +10,7 @@ import redis
 
 from services.access import Access
 from services.context import RequestContext
-from services.errors import RequestNotFound, UnknownEventId
+from services.errors import RequestNotFound, TooManyRequests, UnknownEventId
 from services.idempotency import Idempotency
 from services.inference.admission import Admission
 from services.inference.cancellation import Cancellation
@@ -20,9 +20,9 @@ from services.inference.routing import Route
 from services.inference.submission import GenerationRequest, OpenAIRequest, Submission
 from services.inference.watched_request import WatchedRequest
 from services.lifecycle import Lifecycle
-from services.limits import Limits
+from services.limits import Allowance, Limits
+from store.principal import Principal
 from store.redis.request_records import RequestRecord, RequestStore
-from store.sql.api_keys import Principal
 from store.token_log import log as token_log
 from store.token_log.entries import START, EntryId, Kind
 from store.token_log.follower import Follower
@@ -63,18 +63,22 @@ class InferenceService:
         with ExitStack() as stack:
             with self.idempotency.forget_on_error(submission.idempotency_name):
                 if not record.background:
-                    stack.enter_context(self.limits.hold_stream(context.principal.id, record.id))
+                    # A turn first: what is refused one costs none of the minute's requests.
+                    principal = self.access.current(context.principal)
+                    stack.enter_context(self.limits.hold_stream(principal, record.id))
+                    self._count(context, principal)
                 if route is None:
                     stream = stack.enter_context(self._attach(context, record, START))
                 else:
                     stream = stack.enter_context(self._submit(context, record, route))
             yield stream
 
-    def start(self, submission: Submission) -> None:
+    def start(self, context: RequestContext, submission: Submission) -> None:
         """Send a request that goes on without its client (``detached``)."""
-        if submission.route is None:
-            return
         with self.idempotency.forget_on_error(submission.idempotency_name):
+            self._count(context, self.access.current(context.principal))
+            if submission.route is None:
+                return
             submit.submit(self.client, self.requests, submission.record, submission.route.queue, attempt=1)
         self.failover.unattended.look_after(submission.record, submission.route.queue, submission.route.fleet)
 
@@ -95,7 +99,7 @@ class InferenceService:
     def resume(self, context: RequestContext, record: RequestRecord, after: EntryId) -> Iterator[RequestStream]:
         """Follow a request from after ``after``; one that was released is taken up again."""
         with (
-            self.limits.hold_stream(context.principal.id, record.id),
+            self.limits.hold_stream(self.access.current(context.principal), record.id),
             self._attach(context, record, after) as stream,
         ):
             yield stream
@@ -153,6 +157,15 @@ class InferenceService:
         record = self.requests.load(request_id)
         if record is not None:
             self.cancel(record)
+
+    def _count(self, context: RequestContext, principal: Principal) -> None:
+        try:
+            allowance = self.limits.count_request(principal)
+        except TooManyRequests as error:
+            context.on_counted(Allowance(error.per_minute, 0, error.reset))
+            raise
+        if allowance is not None:
+            context.on_counted(allowance)
 
     @contextmanager
     def _submit(self, context: RequestContext, record: RequestRecord, route: Route) -> Iterator[RequestStream]:

@@ -19,8 +19,8 @@ from services.training.fine_tuning import CHECKPOINTS
 from services.training.request import TrainingRequest
 from services.training.sources import Copy, DatasetSources, Source
 from settings import Settings
+from store.principal import Principal
 from store.sql.adapters import valid_name
-from store.sql.api_keys import Principal
 from store.sql.jobs import JobStatus, JobStore
 from store.token_log.outcomes import Detail
 
@@ -62,6 +62,8 @@ class TrainingChecks:
     def check(self, principal: Principal, job_id: str, request: TrainingRequest) -> CheckedTraining:
         """Check all of it. Raises ``InvalidRequest``, which names each fault."""
         model, location = self._base_model(request.base_model)
+        names = () if model is None else (model.id,)
+        self._access.require_model(self._access.current(principal), request.base_model, names, "baseModel")
         if request.fine_tuning is not None:
             request = _as_served(request, model)
         output = resolve_inside(request.output_dir, [self._settings.outputs_root], "outputDir")

@@ -22,7 +22,7 @@ from services.training.events import follow
 from services.training.fine_tuning import JOB_PREFIX
 from services.training.request import TrainingRequest
 from store.files.folder import remove_copies
-from store.sql.api_keys import Principal
+from store.principal import Principal
 from store.sql.jobs import JobStatus, JobStore, new_job_id
 from store.sql.tables import TrainingEvent, TrainingJob
 from tasks.broker import submit
@@ -66,7 +66,7 @@ class TrainingService:
         """Check everything, write the job, then queue it."""
         principal = context.principal
         self._access.require_active(principal)
-        self._limits.count_request(principal.id)
+        self._limits.count_request(principal)
         name = self._idempotency.name_of(context)
         begun = self._idempotency.find(name, request.body)
         if begun is not None:

@@ -9,7 +9,7 @@ from services.training.request import TrainingRequest
 from settings import Settings
 from store.files.files import PREFIX
 from store.files.ids import is_id
-from store.sql.api_keys import Principal
+from store.principal import Principal
 
 #: What a data set must have been uploaded for.
 _PURPOSE = "fine-tune"

@@ -59,6 +59,16 @@ def models_revision() -> str:
     return _fixed("models:revision")
 
 
+def keys_revision() -> str:
+    """String: how often API keys and tenants were changed (``services.key_watch``)."""
+    return _fixed("keys:revision")
+
+
+def bills() -> str:
+    """Stream: what requests used, until it is booked in SQL (``store.usage_bill``)."""
+    return _fixed("bills")
+
+
 def swap_claim(model: str) -> str:
     """Which worker is about to load a model that somebody waits for."""
     return f"{prefix()}models:swap:{model}"

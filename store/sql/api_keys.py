@@ -1,72 +1,51 @@
-"""API keys: who a token belongs to and what it may do."""
+"""API keys in the database: made, changed, rotated and revoked."""
 
-import hashlib
-import hmac
 import secrets
-import threading
-import time
 from collections.abc import Iterable
-from dataclasses import dataclass, field
-from enum import Enum
+from dataclasses import dataclass
+from datetime import datetime, timedelta
+from typing import Any
 
-from cachetools import TTLCache
-from sqlalchemy import select
+from sqlalchemy import or_, select, update
+from sqlalchemy.exc import IntegrityError
 from sqlalchemy.orm import Session, sessionmaker
 
-from settings import Settings
 from store.errors import StoreError
-from store.sql.tables import ApiKey, now
+from store.principal import Scope
+from store.sql.authenticator import digest
+from store.sql.key_tables import ApiKey
+from store.sql.tables import now
 from store.tenant import DEFAULT_TENANT
 
-#: How long an answer of the database is believed: a revoked key works on for this long. Seconds.
-CACHE_SECONDS = 2.0
-#: Most tokens remembered; a flood of wrong ones must not grow memory.
-CACHE_SIZE = 4096
-
-
-class Scope(Enum):
-    """What a key may do."""
-
-    #: Inference, models, health and adapters, through every face.
-    INFERENCE = "inference"
-    #: The OpenAI-compatible API alone.
-    OPENAI = "openai"
-    #: Start, watch and cancel training.
-    TRAINING = "training"
-    #: Everything an operator does.
-    ADMIN = "admin"
-
-
-ALL_SCOPES = frozenset(Scope)
+#: How much of a key is kept to tell it from others: 36 of its 256 random bits.
+_PREFIX = len("cy-") + 6
+#: A use is noted once in so long.
+_USE_RESOLUTION = timedelta(minutes=1)
 
 
 class KeyNameTakenError(StoreError):
-    """A key of that name exists."""
+    """The tenant has a key of that name."""
+
+
+class KeyNotFoundError(StoreError):
+    """No such key."""
+
+
+class KeyRevokedError(StoreError):
+    """The key was revoked: nothing brings it back."""
 
 
 @dataclass(frozen=True)
-class Principal:
-    """Whose request it is. ``id`` is stable and never the key itself."""
+class NewKey:
+    """What is wanted of a key. None is: no limit of its own."""
 
-    id: str
     name: str
-    scopes: frozenset[Scope] = field(default=ALL_SCOPES)
-    #: Whose things it sees and makes.
+    scopes: frozenset[Scope]
     tenant: str = DEFAULT_TENANT
-    #: Whether its key is a row of the database, which can be revoked.
-    revocable: bool = False
-
-    def has_scope(self, scope: Scope) -> bool:
-        return scope in self.scopes
-
-
-#: Everybody, while no key of any kind is configured.
-ANONYMOUS = Principal("anonymous", "anonymous")
-
-
-def digest(token: str) -> str:
-    """SHA-256, hex. Keys are 256 random bits, so no slow hash is needed."""
-    return hashlib.sha256(token.encode("utf-8", "surrogatepass")).hexdigest()
+    models: tuple[str, ...] | None = None
+    requests_per_minute: int | None = None
+    streams: int | None = None
+    expires_at: datetime | None = None
 
 
 def new_token() -> str:
@@ -74,124 +53,117 @@ def new_token() -> str:
     return f"cy-{secrets.token_urlsafe(32)}"
 
 
-class ApiKeyAuthenticator:
-    """Keys of the environment and of the database. Shared by all threads of a process."""
-
-    def __init__(
-        self,
-        settings: Settings,
-        sessions: sessionmaker[Session],
-        cache_seconds: float = CACHE_SECONDS,
-        cache_size: int = CACHE_SIZE,
-    ) -> None:
-        self._sessions = sessions
-        self._fixed: list[tuple[str, Principal]] = []
-        if settings.api_key:
-            self._fixed.append((digest(settings.api_key), Principal("env", "CY_LLM_API_KEY")))
-        if settings.internal_token:
-            self._fixed.append((digest(settings.internal_token), Principal("internal", "CY_LLM_INTERNAL_TOKEN")))
-        if settings.gateway_api_token:
-            scopes = frozenset({Scope.OPENAI})
-            self._fixed.append((digest(settings.gateway_api_token), Principal("gateway", "GATEWAY_API_TOKEN", scopes)))
-        #: Digest of a token -> whose it is, or None.
-        self._by_digest: TTLCache[str, Principal | None] = TTLCache(cache_size, cache_seconds)
-        #: Id of a key -> whether it may still be used.
-        self._active: TTLCache[str, bool] = TTLCache(cache_size, cache_seconds)
-        self._lock = threading.Lock()
-        self._any_key = bool(self._fixed)
-        self._any_key_checked = 0.0
-        self._cache_seconds = cache_seconds
-
-    def configured(self) -> bool:
-        """Whether a key of any kind exists, or existed. While none does, the system is open."""
-        if not self._any_key and time.monotonic() - self._any_key_checked >= self._cache_seconds:
-            with self._sessions() as session:
-                self._any_key = session.scalar(select(ApiKey.id).limit(1)) is not None
-            self._any_key_checked = time.monotonic()
-        return self._any_key
-
-    def authenticate(self, token: str) -> Principal | None:
-        """Return whose token it is, or None. Raises ``SQLAlchemyError``."""
-        key_digest = digest(token)
-        # Every fixed key is compared, in constant time, so that timing tells nothing.
-        found = [principal for known, principal in self._fixed if hmac.compare_digest(known, key_digest)]
-        return found[0] if found else self._from_database(key_digest)
-
-    def is_active(self, principal: Principal) -> bool:
-        """Whether the principal's key was not revoked since. Raises ``SQLAlchemyError``."""
-        if not principal.revocable:
-            return True
-        with self._lock:
-            active = self._active.get(principal.id)
-        if active is None:
-            with self._sessions() as session:
-                row = session.get(ApiKey, principal.id)
-            active = row is not None and row.revoked_at is None
-            with self._lock:
-                self._active[principal.id] = active
-        return active
-
-    def find(self, principal_id: str) -> Principal | None:
-        """Return whose id it is, revoked or not; for work that goes on behind its call. Raises ``SQLAlchemyError``."""
-        for _, principal in self._fixed:
-            if principal.id == principal_id:
-                return principal
-        if principal_id == ANONYMOUS.id:
-            return ANONYMOUS
-        with self._sessions() as session:
-            row = session.get(ApiKey, principal_id)
-        return _principal(row) if row is not None else None
-
-    @property
-    def cached(self) -> int:
-        """How many tokens are remembered now."""
-        with self._lock:
-            return len(self._by_digest)
-
-    def _from_database(self, key_digest: str) -> Principal | None:
-        # The digest of a token that an attacker chooses tells nothing about a key's.
-        with self._lock:
-            if key_digest in self._by_digest:
-                return self._by_digest[key_digest]
-        with self._sessions() as session:
-            row = session.scalar(select(ApiKey).where(ApiKey.digest == key_digest, ApiKey.revoked_at.is_(None)))
-        principal = _principal(row) if row is not None else None
-        with self._lock:
-            self._by_digest[key_digest] = principal
-        return principal
-
-
 class ApiKeyStore:
-    """Adds, lists and revokes keys in the database."""
+    """The rows of the keys."""
 
     def __init__(self, sessions: sessionmaker[Session]) -> None:
         self._sessions = sessions
 
     def add(self, name: str, scopes: Iterable[Scope], tenant: str = DEFAULT_TENANT) -> str:
         """Make a key and return it; it cannot be shown again. Raises ``KeyNameTakenError``."""
+        return self.make(NewKey(name, frozenset(scopes), tenant))[1]
+
+    def make(self, wanted: NewKey) -> tuple[ApiKey, str]:
+        """Return a new row and its key, which cannot be shown again. Raises ``KeyNameTakenError``."""
         token = new_token()
-        joined = ",".join(sorted(scope.value for scope in scopes))
-        with self._sessions.begin() as session:
-            if session.scalar(select(ApiKey.id).where(ApiKey.name == name)) is not None:
-                raise KeyNameTakenError(f"a key named {name!r} exists")
-            row = ApiKey(id=secrets.token_hex(8), name=name, digest=digest(token), scopes=joined, tenant=tenant)
-            session.add(row)
-        return token
+        row = ApiKey(
+            id=secrets.token_hex(8),
+            name=wanted.name,
+            digest=digest(token),
+            prefix=token[:_PREFIX],
+            scopes=_joined(wanted.scopes),
+            tenant=wanted.tenant,
+            models=None if wanted.models is None else list(wanted.models),
+            requests_per_minute=wanted.requests_per_minute,
+            streams=wanted.streams,
+            expires_at=wanted.expires_at,
+        )
+        try:
+            with self._sessions.begin() as session:
+                session.add(row)
+        except IntegrityError:
+            raise KeyNameTakenError(f"a key named {wanted.name!r} exists") from None
+        return row, token
 
-    def list(self) -> list[ApiKey]:
+    def list(self, tenant: str | None = None) -> list[ApiKey]:
+        """Return the keys of a tenant, or all, oldest first."""
+        statement = select(ApiKey).order_by(ApiKey.created_at, ApiKey.id)
+        if tenant is not None:
+            statement = statement.where(ApiKey.tenant == tenant)
         with self._sessions() as session:
-            return list(session.scalars(select(ApiKey).order_by(ApiKey.created_at)))
+            return list(session.scalars(statement))
 
-    def revoke(self, name: str) -> bool:
-        """Return whether a living key of that name was revoked."""
+    def get(self, key_id: str) -> ApiKey:
+        """Raises ``KeyNotFoundError``."""
+        with self._sessions() as session:
+            return _existing(session, key_id)
+
+    def change(self, key_id: str, values: dict[str, Any]) -> ApiKey:
+        """Change columns of a key. Raises ``KeyNotFoundError``, ``KeyRevokedError``, ``KeyNameTakenError``."""
+        if "scopes" in values:
+            values = {**values, "scopes": _joined(values["scopes"])}
+        try:
+            with self._sessions.begin() as session:
+                row = _living(session, key_id)
+                for name, value in values.items():
+                    setattr(row, name, value)
+        except IntegrityError:
+            raise KeyNameTakenError(f"a key named {values.get('name')!r} exists") from None
+        return row
+
+    def rotate(self, key_id: str, overlap: timedelta) -> tuple[ApiKey, str]:
+        """Give a key a new secret and return both; the present one counts for ``overlap`` more, an older one no more.
+
+        Raises ``KeyNotFoundError``, ``KeyRevokedError``.
+        """
+        token = new_token()
         with self._sessions.begin() as session:
-            row = session.scalar(select(ApiKey).where(ApiKey.name == name, ApiKey.revoked_at.is_(None)))
-            if row is None:
-                return False
-            row.revoked_at = now()
-            return True
+            row = _living(session, key_id)
+            row.previous_digest, row.previous_until = (row.digest, now() + overlap) if overlap else (None, None)
+            row.digest, row.prefix = digest(token), token[:_PREFIX]
+        return row, token
+
+    def revoke(self, name: str, tenant: str | None = None) -> bool:
+        """Revoke the living keys of that name, of one tenant or of all; whether there was one."""
+        with self._sessions.begin() as session:
+            statement = select(ApiKey).where(ApiKey.name == name, ApiKey.revoked_at.is_(None))
+            if tenant is not None:
+                statement = statement.where(ApiKey.tenant == tenant)
+            rows = list(session.scalars(statement))
+            for row in rows:
+                row.revoked_at = now()
+        return bool(rows)
+
+    def revoke_by_id(self, key_id: str) -> ApiKey:
+        """Revoke a key for good; one that is revoked stays so. Raises ``KeyNotFoundError``."""
+        with self._sessions.begin() as session:
+            row = _existing(session, key_id)
+            row.revoked_at = row.revoked_at or now()
+        return row
+
+    def note_use(self, key_ids: Iterable[str]) -> None:
+        """Note that keys were used just now."""
+        moment = now()
+        long_ago = or_(ApiKey.last_used_at.is_(None), ApiKey.last_used_at < moment - _USE_RESOLUTION)
+        with self._sessions.begin() as session:
+            # One order for all processes: none waits for another in a circle.
+            for key_id in sorted(key_ids):
+                session.execute(update(ApiKey).where(ApiKey.id == key_id, long_ago).values(last_used_at=moment))
 
 
-def _principal(row: ApiKey) -> Principal:
-    scopes = frozenset(Scope(word) for word in row.scopes.split(",") if word)
-    return Principal(row.id, row.name, scopes, row.tenant, revocable=True)
+def _joined(scopes: Iterable[Scope]) -> str:
+    return ",".join(sorted(scope.value for scope in scopes))
+
+
+def _existing(session: Session, key_id: str) -> ApiKey:
+    row = session.get(ApiKey, key_id)
+    if row is None:
+        raise KeyNotFoundError(f"there is no key {key_id!r}")
+    return row
+
+
+def _living(session: Session, key_id: str) -> ApiKey:
+    row = _existing(session, key_id)
+    if row.revoked_at is not None:
+        raise KeyRevokedError(f"the key {row.name!r} was revoked")
+    return row

@@ -5,6 +5,7 @@ from pathlib import Path
 import sqlalchemy
 from alembic import command
 from alembic.config import Config
+from alembic.script import ScriptDirectory
 from sqlalchemy import Engine, event
 from sqlalchemy.orm import Session, sessionmaker
 
@@ -33,16 +34,26 @@ def sessions(engine: Engine) -> sessionmaker[Session]:
     return sessionmaker(engine, expire_on_commit=False)
 
 
+def newest_revision() -> str:
+    """Return the name of the schema that this version works with."""
+    return ScriptDirectory.from_config(_migrations()).get_current_head() or ""
+
+
 def migrate(url: str) -> None:
     """Bring the database to the newest schema."""
     engine = connect(url)
-    config = Config()
-    config.set_main_option("script_location", str(ROOT / "migrations"))
+    config = _migrations()
     with engine.connect() as connection:
         config.attributes["connection"] = connection
         command.upgrade(config, "head")
         connection.commit()
     engine.dispose()
+
+
+def _migrations() -> Config:
+    config = Config()
+    config.set_main_option("script_location", str(ROOT / "migrations"))
+    return config
 
 
 def _configure_sqlite(connection: object, _: object) -> None:

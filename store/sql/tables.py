@@ -46,23 +46,6 @@ class Base(DeclarativeBase):
     )
 
 
-class ApiKey(Base):
-    """A key that clients send. Only its digest is kept."""
-
-    __tablename__ = "api_keys"
-
-    id: Mapped[str] = mapped_column(String(32), primary_key=True)
-    name: Mapped[str] = mapped_column(String(100), unique=True)
-    #: SHA-256 of the key, hex. Keys are 256 random bits, so no slow hash is needed.
-    digest: Mapped[str] = mapped_column(String(64), unique=True)
-    #: Comma-separated scopes.
-    scopes: Mapped[str] = mapped_column("rights", String(200))
-    #: Whose it is; see ``services.access``.
-    tenant: Mapped[str] = mapped_column(String(64), default=DEFAULT_TENANT, server_default=DEFAULT_TENANT)
-    created_at: Mapped[datetime] = mapped_column(Utc, default=now)
-    revoked_at: Mapped[datetime | None] = mapped_column(Utc)
-
-
 class Installation(Base):
     """The one row that tells this installation from others; see ``store.installation``."""
 

@@ -1,5 +1,5 @@
--- KEYS log, channel, record; ARGV ttl, data of the terminal entry. Ends the log in whatever attempt
--- it is, unless it has ended. Returns -1 when it has.
+-- KEYS log, channel, record, the outbox of usage; ARGV ttl, data of the terminal entry, what was used
+-- (may be empty). Ends the log in whatever attempt it is, unless it has ended. Returns -1 when it has.
 
 local last = redis.call('XREVRANGE', KEYS[1], '+', '-', 'COUNT', 1)
 local previous = '0-0'
@@ -15,4 +15,5 @@ local id = attempt .. '-18446744073709551615'
 redis.call('XADD', KEYS[1], id, 'k', 'e', 'd', ARGV[2], 'n', '')
 redis.call('EXPIRE', KEYS[1], ARGV[1])
 redis.call('EXPIRE', KEYS[3], ARGV[1])
+if ARGV[3] ~= '' then redis.call('XADD', KEYS[4], 'MAXLEN', '~', MAX_BILLS, '*', 'b', ARGV[3]) end
 return redis.call('PUBLISH', KEYS[2], previous .. ' ' .. id .. ' e ' .. ARGV[2])

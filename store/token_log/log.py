@@ -26,11 +26,15 @@ from store.token_log.entries import (
 #: Most entries a log keeps; a request may have 2**17 chunks before the oldest go.
 MAX_ENTRIES = 131_072
 
+#: Most bills that wait to be booked, some 500 bytes each: nobody books where no ``cpu-work`` worker runs.
+MAX_BILLS = 200_000
+
 _FOLDER = Path(__file__).parent
 
 
 def _script(name: str) -> str:
-    return (_FOLDER / f"{name}.lua").read_text(encoding="utf-8").replace("MAX_ENTRIES", str(MAX_ENTRIES))
+    text = (_FOLDER / f"{name}.lua").read_text(encoding="utf-8")
+    return text.replace("MAX_ENTRIES", str(MAX_ENTRIES)).replace("MAX_BILLS", str(MAX_BILLS))
 
 
 #: Each script's file tells its arguments and what it returns.
@@ -56,11 +60,11 @@ def last(client: redis.Redis, request_id: str) -> Entry | None:
     return entries_from_rows(rows)[0] if rows else None
 
 
-def end(client: redis.Redis, request_id: str, ttl: int, data: dict[str, Any]) -> bool:
-    """Write the terminal entry from outside the worker. False when the log had ended."""
+def end(client: redis.Redis, request_id: str, ttl: int, data: dict[str, Any], bill: str = "") -> bool:
+    """Write the terminal entry from outside the worker, and what was used into the outbox. False when it had ended."""
     keys = [redis_keys.log(request_id), redis_keys.log_channel(request_id), redis_keys.request(request_id)]
     script = client.register_script(END)
-    return bool(script(keys=keys, args=[ttl, encode(data)]) != -1)
+    return bool(script(keys=[*keys, redis_keys.bills()], args=[ttl, encode(data), bill]) != -1)
 
 
 def release_unopened(client: redis.Redis, request_id: str, ttl: int, reason: str) -> bool:
@@ -120,10 +124,11 @@ class LogSnapshot:
         return any(entry.kind == Kind.HEAD for entry in self.entries)
 
     @property
-    def partial_usage(self) -> dict[str, int] | None:
-        """The tokens delivered; the prompt's are only known to a worker. None for other kinds of answers."""
-        count = len(self.tokens)
-        return {"prompt_tokens": 0, "completion_tokens": count, "total_tokens": count} if count else None
+    def delivered_tokens(self) -> int:
+        """How many tokens were delivered, of answers of every kind."""
+        # A token of a body is a number, with a plus sign where a portion begins (``tasks.worker.inference.portions``).
+        words = self.body_tokens.split(",") if self.has_body else []
+        return len(self.tokens) + sum(word.removeprefix("+").isdigit() for word in words)
 
     @property
     def last(self) -> Entry | None:

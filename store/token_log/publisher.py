@@ -168,7 +168,8 @@ class Publisher:
             return []
         pipeline = self.client.pipeline(transaction=False)
         for batch in batches:
-            pipeline.evalsha(self._hashes[APPEND], len(batch.keys), *batch.keys, *batch.arguments)
+            keys = (redis_keys.bills(), *batch.keys)
+            pipeline.evalsha(self._hashes[APPEND], len(keys), *keys, *batch.arguments)
         results = await pipeline.execute(raise_on_error=False)
         retry: list[LogWriter] = []
         for batch, result in zip(batches, results, strict=True):

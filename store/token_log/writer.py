@@ -36,6 +36,10 @@ class Transport(Protocol):
     async def run_script(self, script: str, keys: int, *arguments: Any) -> int: ...
 
 
+def _nothing_used(_kind: str, _data: dict[str, Any]) -> str:
+    return ""
+
+
 class LogWriter:
     """Writes one attempt of one request. Made by :meth:`Publisher.writer`.
 
@@ -55,6 +59,9 @@ class LogWriter:
         #: Set when the entries could not be written for a reason that is a fault of ours.
         self.failed = False
         self.abandoned = False
+        #: Makes the line of the outbox that goes with the closing entry, of its kind and data; '' for none.
+        self.bill: Callable[[str, dict[str, Any]], str] = _nothing_used
+        self._billed = ""
         self.keys = (redis_keys.log(request_id), redis_keys.log_channel(request_id), redis_keys.request(request_id))
         self._index = 0
         self._entries: list[Entry] = []
@@ -118,6 +125,7 @@ class LogWriter:
             await self._finish_unopened(kind, data)
             return
         self._seal()
+        self._billed = self.bill(kind, data)
         self._entries.append(Entry(EntryId(self.attempt, LAST_SEQUENCE), kind, encode(data), tokens.encode()))
         self._confirmed_all.clear()
         self._transport.schedule_flush(self)
@@ -127,8 +135,9 @@ class LogWriter:
     async def _finish_unopened(self, kind: str, data: dict[str, Any]) -> None:
         """The attempt never opened: there is nothing to release, but it can be ended."""
         if kind == Kind.END:
-            arguments = (*self.keys, self._transport.ttl, encode(data))
-            await self._transport.retry_until_available(lambda: self._transport.run_script(END, 3, *arguments))
+            keys = (*self.keys, redis_keys.bills())
+            arguments = (self._transport.ttl, encode(data), self.bill(kind, data))
+            await self._transport.retry_until_available(lambda: self._transport.run_script(END, 4, *keys, *arguments))
 
     def abandon(self) -> None:
         """The request is served no more: what Redis has not taken yet need not be sent."""
@@ -163,7 +172,8 @@ class LogWriter:
         if not waiting:
             return []
         ttl = self._transport.ttl if waiting[-1].terminal else ""
-        arguments: list[Any] = [ttl, str(self._entries[self._confirmed - 1].id), len(waiting)]
+        # With the closing entry; the last one of all has it, and there is one at most.
+        arguments: list[Any] = [ttl, str(self._entries[self._confirmed - 1].id), len(waiting), self._billed]
         for entry in waiting:
             arguments += (str(entry.id), entry.kind, entry.data, entry.tokens)
         return arguments

@@ -11,8 +11,9 @@ import openai
 import pytest
 from openai.types.responses import Response, ResponseItemList
 
+from store.principal import Scope
 from store.sql import db
-from store.sql.api_keys import ApiKeyStore, Scope
+from store.sql.api_keys import ApiKeyStore
 from testing import tool_model
 from testing.stack import KEY, Stack
 from testing.tool_model import transcripts

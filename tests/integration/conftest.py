@@ -8,8 +8,9 @@ import openai
 import pytest
 from sqlalchemy.orm import Session, sessionmaker
 
+from store.principal import Scope
 from store.sql import db
-from store.sql.api_keys import ApiKeyStore, Scope
+from store.sql.api_keys import ApiKeyStore
 from testing.stack import Stack
 
 

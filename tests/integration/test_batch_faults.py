@@ -9,8 +9,9 @@ from typing import Any
 
 import pytest
 
+from store.principal import Scope
 from store.sql import db
-from store.sql.api_keys import ApiKeyStore, Scope
+from store.sql.api_keys import ApiKeyStore
 from store.sql.batches import BatchStore
 from testing.batches import create, finish, line, results
 from testing.fake_text import expected_text

@@ -15,8 +15,9 @@ import pytest
 from openai.types import Batch as BatchShape
 from sqlalchemy import update
 
+from store.principal import Scope
 from store.sql import db
-from store.sql.api_keys import ApiKeyStore, Scope
+from store.sql.api_keys import ApiKeyStore
 from store.sql.file_tables import Batch
 from store.sql.tables import now
 from testing.batches import create, finish, line, results, upload

@@ -11,8 +11,9 @@ import openai
 import pytest
 
 from settings import ROOT
+from store.principal import Scope
 from store.sql import db
-from store.sql.api_keys import ApiKeyStore, Scope
+from store.sql.api_keys import ApiKeyStore
 from store.sql.jobs import EventKind, JobStatus, JobStore
 from store.sql.tables import TrainingEvent
 from testing.stack import KEY, Stack

@@ -20,9 +20,10 @@ from grpc_reflection.v1alpha.proto_reflection_descriptor_database import ProtoRe
 from grpc_status import rpc_status
 
 from settings import ROOT
+from store.principal import Scope
 from store.redis import keys as redis_keys
 from store.sql import db
-from store.sql.api_keys import ApiKeyStore, Scope
+from store.sql.api_keys import ApiKeyStore
 from testing.fake_text import expected_text
 from testing.rpc_client import SEED, WIRE, RpcClient
 from testing.stack import KEY, Stack, free_port

@@ -6,8 +6,9 @@ import threading
 import httpx
 import pytest
 
+from store.principal import Scope
 from store.sql import db
-from store.sql.api_keys import ApiKeyStore, Scope
+from store.sql.api_keys import ApiKeyStore
 from store.sql.models import ModelStore
 from testing.stack import Stack
 from testing.waiting import until

@@ -15,10 +15,10 @@ from services.errors import Conflict, NotFound
 from services.model_changes import ModelChanges
 from services.models import ModelCatalog
 from settings import Settings
+from store.principal import ANONYMOUS
 from store.redis.presence import Fleet
 from store.sql import db
 from store.sql.adapters import AdapterStore
-from store.sql.api_keys import ANONYMOUS
 from store.sql.jobs import JobStore
 from store.sql.models import ENTRY, OVERRIDE, ChangedMeanwhileError, ModelExistsError, ModelStore
 

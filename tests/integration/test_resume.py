@@ -9,8 +9,9 @@ from typing import Any
 
 import httpx
 
+from store.principal import Scope
 from store.redis import keys as redis_keys
-from store.sql.api_keys import ApiKeyStore, Scope
+from store.sql.api_keys import ApiKeyStore
 from store.token_log import log as token_log
 from store.token_log.entries import Kind
 from testing.background_stream import TOKENS, running, streaming

@@ -7,8 +7,9 @@ from typing import Any
 import httpx
 import pytest
 
+from store.principal import Scope
 from store.sql import db
-from store.sql.api_keys import ApiKeyStore, Scope
+from store.sql.api_keys import ApiKeyStore
 from store.token_log.entries import Kind
 from testing.fake_text import expected_text
 from testing.stack import KEY, Stack

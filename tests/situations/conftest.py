@@ -8,9 +8,10 @@ from typing import Any
 
 import pytest
 
+from store.principal import ALL_SCOPES, Scope
 from store.redis import keys as redis_keys
 from store.sql import db
-from store.sql.api_keys import ALL_SCOPES, ApiKeyStore, Scope
+from store.sql.api_keys import ApiKeyStore, NewKey
 from testing.faces import Face
 from testing.stack import Process, Stack
 from testing.waiting import until
@@ -56,9 +57,9 @@ class Stage:
             self._faces[kind] = kind(self.stack)
         return self._faces[kind]
 
-    def add_key(self, name: str, scopes: frozenset[Scope] = ALL_SCOPES) -> str:
+    def add_key(self, name: str, scopes: frozenset[Scope] = ALL_SCOPES, models: tuple[str, ...] | None = None) -> str:
         with self.keys() as keys:
-            return keys.add(name, scopes)
+            return keys.make(NewKey(name, scopes, models=models))[1]
 
     @contextmanager
     def keys(self) -> Iterator[ApiKeyStore]:

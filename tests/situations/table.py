@@ -61,6 +61,7 @@ TABLE: dict[str, dict[FaceType, Cell]] = {
     "no key": everywhere("UNAUTHORIZED"),
     "wrong key": everywhere("UNAUTHORIZED"),
     "key without the scope": everywhere("FORBIDDEN"),
+    "key without the model": everywhere("FORBIDDEN"),
     "key revoked while a stream runs": everywhere("UNAUTHORIZED"),
     "unknown model": everywhere("MODEL_NOT_FOUND", TrainingHttp=_INVALID, TrainingGrpc=_INVALID),
     "unknown adapter": everywhere("INVALID_REQUEST", OpenAIWhole=_MISSING, OpenAIStream=_MISSING, TrainingGrpc=_WORDS),

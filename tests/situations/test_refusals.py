@@ -5,8 +5,8 @@ from contextlib import ExitStack, contextmanager
 
 import pytest
 
+from store.principal import ALL_SCOPES, Scope
 from store.redis.presence import PresenceAnnouncer, State, WorkerInfo
-from store.sql.api_keys import ALL_SCOPES, Scope
 from tasks.broker import queues
 from testing.faces import Answer, Call, NativeStream
 from testing.waiting import until
@@ -67,6 +67,12 @@ def test_key_without_the_scope(stage: Stage, kind: FaceType) -> None:
     others = frozenset({Scope.TRAINING if needed is Scope.INFERENCE else Scope.INFERENCE})
     name = f"scope {kind.name}"
     ask(stage, kind, "key without the scope", Call(key=stage.add_key(name, others)), name)
+
+
+@faces
+def test_key_without_the_model(stage: Stage, kind: FaceType) -> None:
+    name = f"models {kind.name}"
+    ask(stage, kind, "key without the model", Call(key=stage.add_key(name, models=("another",))), name)
 
 
 @faces

@@ -5,7 +5,7 @@ from collections.abc import Iterable
 from flask import Blueprint, Flask, g, request
 from flask_sock import Sock
 
-from store.sql.api_keys import Principal, Scope
+from store.principal import Principal, Scope
 from text import clean_token
 from webapp.http.current import services
 

@@ -7,7 +7,7 @@ from flask import Flask, Response, after_this_request, current_app, g, request
 from services.container import Services
 from services.context import RequestContext
 from services.limits import Allowance
-from store.sql.api_keys import Principal
+from store.principal import Principal
 from webapp.gunicorn import admission_gate
 from webapp.gunicorn.connection import client_disconnected
 

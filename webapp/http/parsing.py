@@ -16,5 +16,5 @@ def parse_body(schema: type[marshmallow.Schema]) -> dict[str, Any]:
 
 def parse_query(schema: type[marshmallow.Schema]) -> dict[str, Any]:
     """Return the query as ``schema`` loads it; what it does not name is passed over. Raises ``InvalidRequest``."""
-    known = cached_schema(schema).fields
+    known = {field.data_key or name for name, field in cached_schema(schema).fields.items()}
     return load(schema, {name: value for name, value in request.args.items() if name in known})

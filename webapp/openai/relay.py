@@ -57,7 +57,7 @@ def _relay(request: OpenAIRequest, streamed: bool, dialect: DialectMaker) -> Res
     submission = inference.admit_openai(call, request)
     with ExitStack() as stack:
         stack.enter_context(bind_log_fields(submission.record))
-        refusal = stack.enter_context(_Refusal(request, submission))
+        refusal = stack.enter_context(Refusal(request, submission))
         stream = stack.enter_context(inference.open(call, submission))
         # Its clients do not come back by themselves: it may finish while the process stops.
         stream.finish_when_stopping = True
@@ -86,14 +86,14 @@ def _relay(request: OpenAIRequest, streamed: bool, dialect: DialectMaker) -> Res
             raise
 
 
-class _Refusal:
+class Refusal:
     """Tells whoever made a request that its client got an error instead of the beginning of an answer."""
 
     def __init__(self, request: OpenAIRequest, submission: Submission) -> None:
         self._tell = request.on_refusal if submission.route is not None else None
         self._record = submission.record
 
-    def __enter__(self) -> "_Refusal":
+    def __enter__(self) -> "Refusal":
         return self
 
     def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:

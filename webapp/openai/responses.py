@@ -10,7 +10,7 @@ from webapp.gunicorn.admission_gate import serialized
 from webapp.http.current import context, principal, services
 from webapp.http.parsing import parse_body, parse_query
 from webapp.openai.dialects import ResponsesDialect
-from webapp.openai.relay import follow, relay
+from webapp.openai.relay import Refusal, follow, relay
 from webapp.openai.response_schemas import InputItemsQuery, ResponsesSchema, RetrieveQuery
 
 #: A response that is not at its end.
@@ -26,8 +26,10 @@ def create() -> Response:
     body = parse_body(ResponsesSchema)
     request, streamed = services().responses.request(principal(), body), bool(body.get("stream"))
     if request.detached and not streamed:
-        submission = services().inference.admit_openai(context(), request)
-        services().inference.start(submission)
+        call = context()
+        submission = services().inference.admit_openai(call, request)
+        with Refusal(request, submission):
+            services().inference.start(call, submission)
         return jsonify(services().responses.show(principal(), response_id_of(submission.record.id)))
     return relay(request, streamed, ResponsesDialect)
 

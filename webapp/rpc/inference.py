@@ -9,7 +9,7 @@ from engines.errors import ConfigError
 from services.container import Services
 from services.errors import InvalidRequest
 from services.model_changes import ModelAction
-from store.sql.api_keys import Scope
+from store.principal import Scope
 from webapp.rpc import ai_service_pb2 as pb
 from webapp.rpc.interceptor import current_call
 from webapp.rpc.predict import PredictCall

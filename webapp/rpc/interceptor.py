@@ -10,7 +10,7 @@ from google.protobuf.message import DecodeError
 from services.access import Access
 from services.errors import InvalidRequest, as_service_error
 from services.request_log import AnswerRecord
-from store.sql.api_keys import Principal, Scope
+from store.principal import Principal, Scope
 from text import clean_token
 from webapp.rpc.status import abort
 

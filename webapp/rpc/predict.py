@@ -112,7 +112,7 @@ class PredictCall:
             if not full:
                 self._senders += 1
         if full:
-            self._fail(request, line, TooManyStreams(MAX_REQUESTS))
+            self._fail(request, line, TooManyStreams("One call", MAX_REQUESTS))
             line.write()
             return
         threading.Thread(target=self._serve, args=(request, line), name="rpc-request", daemon=True).start()

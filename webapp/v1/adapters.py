@@ -7,10 +7,10 @@ from marshmallow import validate
 
 from store.sql.adapters import MAX_VERSION, reference
 from store.sql.tables import Adapter
+from timestamps import timestamp
 from webapp.http.current import principal, services
 from webapp.http.parsing import parse_body
 from webapp.schemas.loading import Integer, StrictSchema
-from webapp.v1.timestamps import timestamp
 
 bp = Blueprint("adapters", __name__, url_prefix="/api/v1/adapters")
 #: What changes what others get: for those who may train.

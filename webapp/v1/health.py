@@ -6,8 +6,8 @@ from flask import Blueprint, Response, jsonify
 
 from services.health import HealthReport
 from store.sql.tables import now
+from timestamps import duration, timestamp
 from webapp.http.current import services
-from webapp.v1.timestamps import duration, timestamp
 
 bp = Blueprint("health", __name__, url_prefix="/api/v1")
 

@@ -5,7 +5,7 @@ from typing import Any
 from services.training.progress import current_epoch, remaining_seconds, shown_status
 from store.sql.jobs import elapsed_seconds
 from store.sql.tables import TrainingEvent, TrainingJob
-from webapp.v1.timestamps import timestamp
+from timestamps import timestamp
 
 #: Where a result lies on the host is not shown.
 _PRIVATE = ("path", "merged")

@@ -8,13 +8,13 @@ from marshmallow import INCLUDE, validate
 from services.errors import InvalidRequest
 from services.model_changes import ModelAction
 from services.models import ModelView
-from store.sql.api_keys import Scope
+from store.principal import Scope
 from store.sql.tables import ModelChange
+from timestamps import timestamp, unix_timestamp
 from webapp.http import body
 from webapp.http.current import principal, services
 from webapp.http.parsing import parse_body
 from webapp.schemas.loading import Flag, Name, NullIsAbsentSchema, StrictSchema, json_object, load
-from webapp.v1.timestamps import timestamp, unix_timestamp
 
 bp = Blueprint("models", __name__, url_prefix="/api/v1")
 #: What changes what everybody gets: for operators.

@@ -13,6 +13,7 @@ from services.training.progress import shown_status
 from services.training.service import parse_event_number
 from store.sql.jobs import JobStatus
 from store.sql.tables import TrainingJob
+from timestamps import timestamp
 from webapp.http import sse
 from webapp.http.access_log import answer
 from webapp.http.current import context, principal, services
@@ -21,7 +22,6 @@ from webapp.schemas.training import JobListSchema, TrainingSchema, to_request
 from webapp.v1.error_body import error_body
 from webapp.v1.job_view import camel, describe, describe_event, summarize
 from webapp.v1.requests import last_event_id
-from webapp.v1.timestamps import timestamp
 
 bp = Blueprint("training", __name__, url_prefix="/api/v1/training")
 

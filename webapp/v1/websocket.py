@@ -25,7 +25,7 @@ from simple_websocket import Server
 
 from services.errors import PermissionDenied, ServiceError, Unauthenticated, as_service_error
 from services.request_log import AnswerRecord
-from store.sql.api_keys import Principal, Scope
+from store.principal import Principal, Scope
 from webapp.http.authentication import authenticate
 from webapp.http.current import services
 from webapp.schemas.loading import json_object

@@ -18,8 +18,8 @@ from services.inference.service import parse_event_id
 from services.request_log import AnswerRecord
 from services.training.events import FollowingStopped
 from services.training.service import parse_event_number
+from store.principal import Principal, Scope
 from store.redis.request_records import RequestRecord
-from store.sql.api_keys import Principal, Scope
 from store.sql.tables import TrainingJob
 from store.token_log.entries import encode
 from store.token_log.outcomes import Failure
@@ -134,14 +134,14 @@ class WebSocketConnection:
 
     def _watch(self, frame: _Frame, line: AnswerRecord) -> None:
         self._require_room()
-        self._services.access.require_scope(self._principal, Scope.TRAINING)
+        self._services.access.require_scope(self._services.access.current(self._principal), Scope.TRAINING)
         job = self._services.training.find(self._principal, str(frame.get("jobId")))
         after = parse_event_number(str(frame.get("lastEventId") or ""))
         self._spawn(f"ws-{job.id}", line, {"jobId": job.id}, lambda: self._follow_job(job, after))
 
     def _require_room(self) -> None:
         if len(self._running) >= MAX_REQUESTS:
-            raise TooManyStreams(MAX_REQUESTS)
+            raise TooManyStreams("One socket", MAX_REQUESTS)
 
     def _context(self, idempotency_key: str = "") -> RequestContext:
         return RequestContext(

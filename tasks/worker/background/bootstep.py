@@ -10,11 +10,13 @@ from store.redis.client import connect
 from store.sql import db
 from store.sql.background_jobs import BackgroundJobStore
 from store.sql.batches import BatchStore
+from store.sql.usage import UsageStore
 from tasks.broker import submit
 from tasks.broker.names import BATCHES, QUEUE_BACKGROUND
 from tasks.worker.background.context import HandlerContext
 from tasks.worker.background.handlers import PERIODIC
 from tasks.worker.background.runner import BackgroundRunner
+from tasks.worker.background.usage_booker import UsageBooker
 from tasks.worker.celery_internals import disable_acknowledgement
 from tasks.worker.installation import require_installation
 from tasks.worker.job_watcher import JobWatcher
@@ -53,6 +55,8 @@ class BackgroundStep(bootsteps.StartStopStep):
         require_installation(client, sessions)
         self._watcher = JobWatcher(client, QUEUE_BACKGROUND, jobs.claimable, submit.enqueue_background, save_due)
         self._watcher.start()
+        self._booker = UsageBooker(client, UsageStore(sessions), name)
+        self._booker.start()
 
     def _on_shutting_down(self, **_: Any) -> None:
         """The worker was told to stop: what takes long is left to another one."""
@@ -60,5 +64,6 @@ class BackgroundStep(bootsteps.StartStopStep):
 
     def stop(self, worker: Any) -> None:
         self._watcher.stop()
+        self._booker.stop()
 
     terminate = stop

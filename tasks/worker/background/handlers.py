@@ -2,6 +2,7 @@
 
 import logging
 from collections.abc import Callable
+from datetime import timedelta
 from typing import Any
 
 from store.files.files import FileStore
@@ -9,6 +10,8 @@ from store.files.uploads import UploadStore
 from store.sql.adapters import AdapterStore
 from store.sql.background_jobs import BackgroundJobStore
 from store.sql.batches import BatchStore
+from store.sql.tables import now
+from store.sql.usage import UsageStore
 from tasks.broker.names import BATCHES
 from tasks.worker.background import batch_process
 from tasks.worker.background.context import HandlerContext
@@ -33,7 +36,8 @@ def expire(context: HandlerContext, payload: dict[str, Any]) -> str:
     expired = files.purge() + UploadStore(context.sessions, files).expire()
     expired += BatchStore(context.sessions).purge_folders(settings.files_root, _KEEP_LEFT_SECONDS)
     forgotten = BackgroundJobStore(context.sessions).delete_ended(_KEEP_ENDED_SECONDS)
-    return f"{len(purged)} adapters, {expired} files, {forgotten} jobs"
+    folded = UsageStore(context.sessions).fold(now() - timedelta(days=settings.usage_record_days))
+    return f"{len(purged)} adapters, {expired} files, {forgotten} jobs, {folded} records of usage"
 
 
 Handler = Callable[[HandlerContext, dict[str, Any]], str]

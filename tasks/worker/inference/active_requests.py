@@ -8,6 +8,7 @@ from enum import Enum
 
 from redis.exceptions import RedisError
 
+from engines.types import Meter
 from store.redis.control import Command
 from store.redis.request_records import RequestRecord
 from store.token_log.writer import LogWriter
@@ -42,6 +43,10 @@ class ActiveRequest:
     stop_reason: StopReason | None = None
     #: Tokens so far, by the engine's count.
     usage: dict[str, int] | None = None
+    #: Of the prompt's, those that had been computed before, for another request.
+    cached_tokens: int = 0
+    #: What counts the tokens of a call of ``/v1`` while it runs.
+    meter: Meter | None = None
     #: The tokens of a whole answer so far, where it was stopped, as the log keeps them.
     unfinished_tokens: str = ""
     _unfollowed_since: float | None = field(default=None, repr=False)

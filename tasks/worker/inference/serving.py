@@ -16,10 +16,11 @@ from store.errors import Superseded
 from store.redis.request_records import RequestRecord, load_batched
 from store.redis.responses import Place
 from store.token_log import outcomes
-from store.token_log.entries import Outcome, Reason
+from store.token_log.entries import Kind, Outcome, Reason
 from store.token_log.log import LogSnapshot
 from store.token_log.outcomes import Code, Detail, Failure
 from store.token_log.writer import LogWriter
+from store.usage_bill import REFUSED, RELEASED, Bill
 from tasks.worker.engine_host import EngineHost
 from tasks.worker.inference.active_requests import ActiveRequest, StopReason
 from tasks.worker.inference.http_relay import relay
@@ -80,6 +81,7 @@ async def serve(host: EngineHost, record: RequestRecord, writer: LogWriter) -> S
     task = asyncio.current_task()
     assert task is not None
     active = ActiveRequest(record, writer, task)
+    writer.bill = lambda kind, data: _bill(active, served, kind, data).to_json()
     host.active_requests.add(active)
     try:
         async with asyncio.timeout(record.deadline - time.time()):
@@ -124,7 +126,7 @@ async def _generate(engine: Engine, active: ActiveRequest, request: GenerateRequ
     async with aclosing(engine.generate(request)) as chunks:
         async for chunk in chunks:
             served.count(started)
-            active.usage = chunk.usage.to_dict()
+            active.usage, active.cached_tokens = chunk.usage.to_dict(), chunk.usage.cached_tokens
             active.writer.text(chunk.text, chunk.token_ids)
             if chunk.finish_reason is not None:
                 await active.writer.end(outcomes.finished(chunk.finish_reason, active.usage))
@@ -142,6 +144,8 @@ async def _relay_http(
         active.record.detached,
     )
 
+    active.meter = call.meter
+
     def refuse() -> None:
         served.outcome = "refused"
 
@@ -155,6 +159,25 @@ async def _relay_http(
     finally:
         active.usage = call.meter.usage()
         active.unfinished_tokens = encode_portions(call.unfinished)
+
+
+def _bill(active: ActiveRequest, served: ServedRequest, kind: str, data: dict[str, Any]) -> Bill:
+    """Return what a request used, where it is closed with ``data``."""
+    final = kind == Kind.END
+    outcome = data["outcome"] if final else RELEASED
+    return Bill.of(
+        active.record,
+        REFUSED if served.outcome == REFUSED or _is_refusal(data) else outcome,
+        data.get("usage"),
+        attempt=active.writer.attempt,
+        final=final,
+        cached_tokens=active.cached_tokens if active.meter is None else active.meter.cached_tokens,
+        ttft_ms=None if served.first_token is None else round(served.first_token * 1000),
+    )
+
+
+def _is_refusal(data: dict[str, Any]) -> bool:
+    return (data.get("error") or {}).get("code") == Code.INVALID_REQUEST
 
 
 def _request(active: ActiveRequest, settings: Settings, delivered: LogSnapshot) -> GenerateRequest:

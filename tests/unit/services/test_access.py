@@ -9,8 +9,10 @@ from sqlalchemy.orm import Session, sessionmaker
 from services.access import Access
 from services.errors import PermissionDenied, Unauthenticated
 from settings import Settings
+from store.principal import ANONYMOUS, Principal, Scope
 from store.sql import db
-from store.sql.api_keys import ANONYMOUS, ApiKeyAuthenticator, ApiKeyStore, Principal, Scope
+from store.sql.api_keys import ApiKeyStore
+from store.sql.authenticator import ApiKeyAuthenticator
 
 PLAIN = Principal("k1", "one", frozenset({Scope.INFERENCE}), tenant="acme")
 OPERATOR = Principal("k2", "two", frozenset({Scope.ADMIN}), tenant="acme")

@@ -45,7 +45,10 @@ def test_how_a_worker_ended_it_says_whether_to_try_again(code: str) -> None:
 
 
 def test_a_rate_names_the_seconds_to_wait() -> None:
-    assert (TooManyRequests(5, 0).retry_after, TooManyRequests(5, 0).failure.code) == (1, Code.RATE_LIMITED)
+    assert (TooManyRequests("This API key", 5, 0).retry_after, TooManyRequests("This API key", 5, 0).failure.code) == (
+        1,
+        Code.RATE_LIMITED,
+    )
 
 
 def test_every_error_has_a_code_of_the_interface_document() -> None:

@@ -6,7 +6,7 @@ import redis
 from services.context import RequestContext
 from services.errors import IdempotencyConflict, InvalidRequest
 from services.idempotency import Idempotency
-from store.sql.api_keys import Principal
+from store.principal import Principal
 
 ME = Principal("k1", "me")
 

@@ -21,7 +21,7 @@ from services.errors import (
 from services.inference.request_stream import ClientDisconnected, RequestStream
 from services.inference.service import InferenceService
 from services.inference.submission import OpenAIRequest
-from store.sql.api_keys import Principal
+from store.principal import Principal
 from store.sql.file_tables import Batch
 from store.token_log.entries import Entry, Kind, Reason
 from store.token_log.outcomes import Code

@@ -1,4 +1,4 @@
-"""Times as the interface document writes them."""
+"""Times as the interface document writes them, for every face and the command line."""
 
 from datetime import UTC, datetime, timedelta
 
