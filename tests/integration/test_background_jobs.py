@@ -124,7 +124,7 @@ def test_folders_of_deleted_adapters_go_once_nobody_uses_them(
     runner = BackgroundRunner(HandlerContext(settings, sessions), "r1")
     first = jobs.create("expire", {}).id
     runner.run(first)
-    assert state(jobs, first) == ("completed", "0 adapters, 0 files, 0 jobs")
+    assert state(jobs, first) == ("completed", "0 adapters, 0 files, 0 jobs, 0 records of usage")
     assert (adapters.root / gone.path).is_dir()
     with sessions.begin() as session:
         past = now() - timedelta(seconds=settings.request_timeout + settings.stream_ttl + 1)
