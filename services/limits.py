@@ -97,6 +97,9 @@ class Limits:
 
         Raises ``TooManyRequests`` when the key, or its tenant, has had its requests of this minute.
         """
+        own, common = principal.bounds, principal.tenant_bounds
+        if not (self._per_minute or own.requests_per_minute or common.requests_per_minute):
+            return None
         limited = [holder for holder in self._holders(principal) if holder.requests_per_minute]
         if len(limited) > 1:
             # What the tenant may not is not counted against the key.
@@ -116,6 +119,9 @@ class Limits:
     @contextmanager
     def hold_stream(self, principal: Principal, request_id: str) -> Iterator[None]:
         """Hold one of the streams of a key, and of its tenant. Raises ``TooManyStreams`` when one has all it may."""
+        if not (self._streams or principal.bounds.streams or principal.tenant_bounds.streams):
+            yield
+            return
         with ExitStack() as stack:
             for holder in self._holders(principal):
                 if holder.streams:

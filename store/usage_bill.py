@@ -2,7 +2,7 @@
 
 import json
 import time
-from dataclasses import asdict, dataclass, fields
+from dataclasses import dataclass, fields
 from typing import Any
 
 from store.redis.request_records import RequestRecord
@@ -77,7 +77,8 @@ class Bill:
         )
 
     def to_json(self) -> str:
-        return json.dumps(asdict(self), ensure_ascii=False)
+        # Not ``asdict``, which copies deeply: it is called for every request.
+        return json.dumps({name: getattr(self, name) for name in _FIELDS}, ensure_ascii=False)
 
     @classmethod
     def from_json(cls, text: str | bytes) -> "Bill":
