@@ -2,6 +2,7 @@
 
 import ipaddress
 import re
+import socket
 
 _NAME = re.compile(r"(?=.{1,253}\Z)[A-Za-z0-9_](?:[A-Za-z0-9_-]{0,62})(?:\.[A-Za-z0-9_][A-Za-z0-9_-]{0,62})*\.?\Z")
 _ALL_OCTETS = re.compile(r"[0-9.]+\Z")
@@ -49,3 +50,12 @@ def reachable(host: str) -> str:
     if not address.is_unspecified:
         return host
     return "127.0.0.1" if address.version == 4 else "::1"
+
+
+def listens(host: str, port: int) -> bool:
+    """Whether somebody listens on a port of this machine, where a client of ``host`` finds it ('' is anywhere)."""
+    try:
+        with socket.create_connection((reachable(host), port), timeout=0.5):
+            return True
+    except OSError:
+        return False

@@ -1,25 +1,15 @@
 """How to tell that a process works."""
 
-import socket
 from collections.abc import Callable
 
 import redis
 from redis.exceptions import RedisError
 
-from configuration.listen_address import reachable
+from configuration.listen_address import listens
 from store.redis.presence import PresenceReader
 
 #: A process that tells nothing of itself counts as ready when it has run this long. Seconds.
 _SETTLED_SECONDS = 8.0
-
-
-def listens(host: str, port: int) -> bool:
-    """Whether somebody listens on a port of this machine, where a client of ``host`` finds it ('' is anywhere)."""
-    try:
-        with socket.create_connection((reachable(host), port), timeout=0.5):
-            return True
-    except OSError:
-        return False
 
 
 def when_listening(host: str, *ports: int) -> Callable[[float], bool]:

@@ -19,14 +19,14 @@ import redis
 from redis.exceptions import RedisError
 
 from configuration.env import is_given
-from configuration.listen_address import join, reachable
+from configuration.listen_address import join, listens, reachable
 from engines.errors import ConfigError
 from engines.models.download import CannotFetch
 from engines.models.sources import SOURCES
 from engines.registry import load_registry
 from launcher.logs import ProcessLogs
 from launcher.model_choice import choose_model
-from launcher.readiness import WhenServing, listens, when_listening, when_settled
+from launcher.readiness import WhenServing, when_listening, when_settled
 from launcher.redis_server import RedisServer, RedisServerError
 from launcher.supervisor import ProcessSpec, Supervisor
 from settings import ROOT, Settings

@@ -130,4 +130,5 @@ def _name_taken(name: str) -> Conflict:
 
 
 def _revoked(error: KeyRevokedError) -> Conflict:
-    return Conflict("key_revoked", "id", f"{error}; make a new one".capitalize())
+    words = f"{error}; make a new one"
+    return Conflict("key_revoked", "id", words[:1].upper() + words[1:])

@@ -2,14 +2,13 @@
 
 import os
 import shutil
-import socket
 import subprocess
 from collections.abc import Iterator
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
 from cli.doctor.finding import Finding, failure, ok, warning
-from configuration.listen_address import join, reachable
+from configuration.listen_address import join, listens
 from engines.errors import ConfigError, EngineStartError
 from engines.models.fetch import require_fetched
 from engines.registry import load_registry
@@ -62,7 +61,7 @@ def look_at_disks(settings: Settings) -> Iterator[Finding]:
 def look_at_ports(settings: Settings) -> Iterator[Finding]:
     """Yield for each port whether somebody listens; whether it is this system is for its health to say."""
     ports = {"native API": settings.port, "OpenAI API": settings.openai_port, "gRPC": settings.grpc_port}
-    taken = {name: port for name, port in ports.items() if _listens(settings.host, port)}
+    taken = {name: port for name, port in ports.items() if listens(settings.host, port)}
     if len(set(ports.values())) < len(ports):
         what = "two of the faces have the same port: " + ", ".join(f"{name} {port}" for name, port in ports.items())
         yield failure("ports", what, "Set CY_LLM_PORT, CY_LLM_OPENAI_PORT and CY_LLM_GRPC_PORT apart")
@@ -83,11 +82,11 @@ def look_at_cards() -> Iterator[Finding]:
         return
     command = [tool, f"--query-gpu={_CARD_FIELDS}", "--format=csv,noheader,nounits"]
     try:
-        told = subprocess.run(command, capture_output=True, text=True, timeout=_DRIVER_SECONDS, check=True).stdout
+        listing = subprocess.run(command, capture_output=True, text=True, timeout=_DRIVER_SECONDS, check=True).stdout
     except (OSError, subprocess.SubprocessError) as error:
         yield failure("gpu", f"the driver does not answer: {error}", "nvidia-smi must list the cards; look at dmesg")
         return
-    for number, row in enumerate(told.strip().splitlines()):
+    for number, row in enumerate(listing.strip().splitlines()):
         name, driver, total, used = (word.strip() for word in row.split(","))
         yield ok("gpu", f"{number}: {name}, {used} of {total} MiB used, driver {driver}")
 
@@ -109,12 +108,6 @@ def look_at_packages() -> Iterator[Finding]:
         yield warning("packages", ", ".join(wrong), remedy)
     else:
         yield ok("packages", ", ".join(f"{name} {number}" for name, number in found.items()))
-
-
-def _listens(host: str, port: int) -> bool:
-    with socket.socket() as probe:
-        probe.settimeout(0.5)
-        return probe.connect_ex((reachable(host), port)) == 0
 
 
 def _pins(path: Path) -> dict[str, str]:

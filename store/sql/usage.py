@@ -171,20 +171,26 @@ def _sums(table: Any, query: UsageQuery) -> Select[Any]:
     return statement.group_by(*columns)
 
 
+def _clipped(name: str, value: str) -> str:
+    """A word as long as its column: PostgreSQL refuses longer ones, and what was used counts all the same."""
+    column: Any = UsageRecord.__table__.c[name]
+    return value[: column.type.length]
+
+
 def _row(bill: Bill) -> dict[str, Any]:
     ended = datetime.fromtimestamp(bill.ended, UTC)
     return {
         "id": bill.id,
-        "tenant": bill.tenant,
-        "key_id": bill.key,
-        "model": bill.model,
-        "adapter": bill.adapter,
-        "endpoint": bill.endpoint,
+        "tenant": _clipped("tenant", bill.tenant),
+        "key_id": _clipped("key_id", bill.key),
+        "model": _clipped("model", bill.model),
+        "adapter": _clipped("adapter", bill.adapter),
+        "endpoint": _clipped("endpoint", bill.endpoint),
         "prompt_tokens": bill.prompt_tokens,
         "cached_tokens": bill.cached_tokens,
         "completion_tokens": bill.completion_tokens,
         "slot": slot_of(ended),
-        "outcome": bill.outcome,
+        "outcome": _clipped("outcome", bill.outcome),
         "attempts": bill.attempt,
         "final": bill.final,
         "batch": bill.batch,

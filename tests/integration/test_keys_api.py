@@ -69,7 +69,7 @@ def chat(stack: Stack, key: str, model: str = "fake") -> httpx.Response:
 
 
 def test_a_key_from_its_making_to_its_end(fake_stack: Stack, operator: httpx.Client, make: Make, tenant: str) -> None:
-    made = make(scopes=["inference"], requestsPerMinute=100, streams=5)
+    made = make(name="A Key", scopes=["inference"], requestsPerMinute=100, streams=5)
     key = made.pop("key")
     assert key.startswith(made["prefix"])
     assert (made["status"], made["models"], made["lastUsedAt"]) == ("active", None, None)
@@ -98,6 +98,7 @@ def test_a_key_from_its_making_to_its_end(fake_stack: Stack, operator: httpx.Cli
     ):
         assert again.status_code == 409
         assert again.json()["error"]["details"][0]["type"] == "key_revoked"
+        assert f"'{made['name']}'" in again.json()["error"]["message"]
     assert operator.delete(f"/keys/{made['id']}").status_code == 200
 
 

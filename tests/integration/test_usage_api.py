@@ -133,9 +133,9 @@ def test_every_door_counts_the_same(stack: Stack, caller: Caller) -> None:
             chunks: Any = sdk.chat.completions.create(
                 model="fake", messages=messages, max_tokens=7, stream=True, **options
             )
-            told = [chunk.usage for chunk in chunks if chunk.usage is not None]
+            counts = [chunk.usage for chunk in chunks if chunk.usage is not None]
             # Who did not ask for it sees none.
-            assert bool(told) == bool(options)
+            assert bool(counts) == bool(options)
         completion = sdk.completions.create(model="fake", prompt="one two three", max_tokens=7)
         assert completion.usage is not None
     total = caller.booked(native + 1 + 4)

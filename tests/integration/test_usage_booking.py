@@ -211,3 +211,18 @@ def test_both_databases_take_them(sessions: sessionmaker[Session], redis_client:
         redis_client.xadd(keys.bills(), line(number, 7))
     assert booker.book_once(wait_ms=1) == 6
     assert booked(store) == {f"gen-{number}": (2, 5) for number in range(1, 4)}
+
+
+def test_a_bill_that_no_database_takes_holds_up_no_other(
+    sessions: sessionmaker[Session], redis_client: redis.Redis, caplog: pytest.LogCaptureFixture
+) -> None:
+    store = UsageStore(sessions)
+    booker = UsageBooker(redis_client, store, "b")
+    redis_client.xadd(keys.bills(), line(1))
+    redis_client.xadd(keys.bills(), line(2, completion_tokens=None))
+    redis_client.xadd(keys.bills(), line(4, ended="yesterday"))
+    redis_client.xadd(keys.bills(), line(3, adapter="a" * 1000, model="m" * 1000, endpoint="/" * 100))
+    booker.book_once(wait_ms=1)
+    assert booked(store) == {"gen-1": (2, 5), "gen-3": (2, 5)}
+    assert redis_client.xlen(keys.bills()) == 0
+    assert "A bill cannot be booked: IntegrityError" in caplog.text

@@ -78,7 +78,7 @@ def test_an_older_attempt_comes_too_late(sessions: sessionmaker[Session]) -> Non
 def test_a_batch_of_bills_is_booked_whole_or_not_at_all(sessions: sessionmaker[Session]) -> None:
     store = UsageStore(sessions)
     with pytest.raises(Exception, match=r"(?i)null|constraint"):
-        store.book([bill(1), bill(2, model=None)])
+        store.book([bill(1), bill(2, completion_tokens=None)])
     assert store.rows(UsageQuery()) == []
 
 

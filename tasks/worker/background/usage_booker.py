@@ -10,13 +10,16 @@ from typing import Any
 
 import redis
 from redis.exceptions import RedisError, ResponseError
-from sqlalchemy.exc import SQLAlchemyError
+from sqlalchemy.exc import DataError, IntegrityError, SQLAlchemyError
 
 from store.redis import keys as redis_keys
 from store.sql.usage import UsageStore
 from store.usage_bill import Bill
 
 log = logging.getLogger(__name__)
+
+#: What is wrong with one bill, whoever books it.
+_BAD_BILL = (DataError, IntegrityError, TypeError, ValueError, OverflowError)
 
 GROUP = "booker"
 #: Bills that are booked in one transaction.
@@ -61,13 +64,24 @@ class UsageBooker:
             except (ValueError, TypeError, KeyError):
                 # Nothing would ever come of it.
                 log.error("A bill cannot be read and is dropped", extra={"entry": str(entry_id)})
-        self._store.book(bills)
+        self._book(bills)
         if ids:
             with self._redis.pipeline() as pipeline:
                 pipeline.xack(self._outbox, GROUP, *ids)
                 pipeline.xdel(self._outbox, *ids)
                 pipeline.execute()
         return len(bills)
+
+    def _book(self, bills: list[Bill]) -> None:
+        """Book all of them; one that no database takes is dropped, and holds up no other."""
+        try:
+            self._store.book(bills)
+        except _BAD_BILL:
+            for bill in bills:
+                try:
+                    self._store.book([bill])
+                except _BAD_BILL as error:
+                    log.error("A bill cannot be booked: %s", error.__class__.__name__, extra={"request_id": bill.id})
 
     def _run(self) -> None:
         while not self._stop.is_set():
