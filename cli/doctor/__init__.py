@@ -9,6 +9,7 @@ from cli.doctor.database_checks import look_at_database
 from cli.doctor.finding import Finding, Level
 from cli.doctor.host_checks import look_at_cards, look_at_disks, look_at_models, look_at_packages, look_at_ports
 from cli.doctor.redis_checks import look_at_redis
+from cli.redis_address import redis_url
 from configuration.redis_address import parse_redis
 from settings import Settings
 from store.redis.client import connect
@@ -42,8 +43,9 @@ def _look(settings: Settings) -> Iterator[Finding]:
     yield from look_at_packages()
     yield from look_at_cards()
     yield from look_at_models(settings)
-    with connect(settings.redis_url) as client:
-        yield from look_at_redis(client, parse_redis(settings.redis_url).shown)
+    address = redis_url(settings)
+    with connect(address) as client:
+        yield from look_at_redis(client, parse_redis(address).shown)
     yield from look_at_database(settings)
     yield from look_at_disks(settings)
     yield from look_at_ports(settings)

@@ -69,8 +69,11 @@ def test_a_later_bill_stands_for_the_request(sessions: sessionmaker[Session], to
 def test_an_older_attempt_comes_too_late(sessions: sessionmaker[Session]) -> None:
     store = UsageStore(sessions)
     store.book([bill(attempt=2, final=False, outcome=RELEASED, completion_tokens=30)])
-    store.book([bill(attempt=1, final=False, outcome=RELEASED, completion_tokens=10)])
+    store.book([bill(attempt=1, final=False, outcome="cancelled", completion_tokens=10, ended=NOON.timestamp() - 9)])
     assert total(store) == (1, 10, 4, 30)
+    record = store.record("gen-1")
+    assert record is not None
+    assert (record.outcome, record.ended_at) == (RELEASED, NOON)
     store.book([bill(attempt=3, completion_tokens=40)])
     assert total(store) == (1, 10, 4, 40)
 

@@ -227,3 +227,20 @@ def test_packages_of_other_versions(monkeypatch: pytest.MonkeyPatch) -> None:
     [found] = host_checks.look_at_packages()
     assert found.level == "warning"
     assert "celery 0.0.1+cpu instead of" in found.what
+
+
+def test_the_redis_that_serve_started_is_found(
+    look: Look, redis_server: RedisServer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    var = tmp_path / "var"
+    (var / "redis").mkdir(parents=True)
+    server = RedisServer(var / "redis", appendfsync="no")
+    server.start()
+    try:
+        status, found = look(REDIS_URL="", CY_LLM_VAR=str(var))
+        assert (status, levels(found, "redis")[0]) == (0, "ok")
+        # Another one that is named is the one that is meant.
+        _, found = look(REDIS_URL=redis_server.url, CY_LLM_VAR=str(var))
+        assert str(var) not in said(found, "redis")
+    finally:
+        server.stop()
