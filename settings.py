@@ -294,6 +294,13 @@ class Settings:
     requests_per_minute: int = _var(
         "CY_LLM_REQUESTS_PER_MINUTE", 0, _LIMIT, "what one API key may send a minute", shown="`0` (no limit)"
     )
+    tokens_per_minute: int = _var(
+        "CY_LLM_TOKENS_PER_MINUTE",
+        0,
+        _LIMIT,
+        "tokens of prompts and answers that one API key may use a minute",
+        shown="`0` (no limit)",
+    )
     streams_per_key: int = _var(
         "CY_LLM_STREAMS_PER_KEY", 0, _LIMIT, "what one API key may have running at once", shown="`0` (no limit)"
     )

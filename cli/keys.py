@@ -13,6 +13,7 @@ from services.key_view import describe_key
 from services.key_watch import announce
 from settings import Settings
 from store.principal import ALL_SCOPES, Scope
+from store.quota import PERIODS, Quota
 from store.redis.client import connect
 from store.sql import db
 from store.sql.api_keys import ApiKeyStore, KeyNameTakenError, KeyRevokedError, NewKey
@@ -43,6 +44,18 @@ class Moment(click.ParamType):
         if moment <= now():
             self.fail(f"{value!r} lies in the past")
         return moment
+
+
+class QuotaType(click.ParamType):
+    """Tokens in each period: ``1000000/day``."""
+
+    name = "quota"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Quota:
+        try:
+            return Quota.parse(value)
+        except ValueError as error:
+            self.fail(str(error))
 
 
 class Span(click.ParamType):
@@ -82,6 +95,13 @@ def keys() -> None:
 @click.option("--models", multiple=True, help="Only these models and adapters, with commas or more than once.")
 @click.option("--rpm", type=click.IntRange(0), help="Requests a minute; 0: as many as it likes.")
 @click.option("--streams", type=click.IntRange(0), help="Requests at once; 0: as many as it likes.")
+@click.option("--tpm", type=click.IntRange(0), help="Tokens of prompts and answers a minute; 0: as many as it likes.")
+@click.option(
+    "--quota",
+    type=QuotaType(),
+    metavar="TOKENS/PERIOD",
+    help=f"1000000/day, by UTC's clock; per {', '.join(PERIODS)}.",
+)
 @click.option("--expires", type=Moment(), metavar="WHEN", help="Its end: 90d, 12h, 2027-01-31, a time in ISO 8601.")
 @_AS_JSON
 def create(
@@ -91,6 +111,8 @@ def create(
     models: tuple[str, ...],
     rpm: int | None,
     streams: int | None,
+    tpm: int | None,
+    quota: Quota | None,
     expires: datetime | None,
     as_json: bool,
 ) -> None:
@@ -98,7 +120,9 @@ def create(
     for value, longest, hint in ((name, 100, "NAME"), (tenant, 64, "--tenant")):
         if not 0 < len(value.strip()) <= longest or has_control_characters(value):
             raise click.BadParameter(f"must have 1 to {longest} characters, none of them invisible", param_hint=hint)
-    wanted = NewKey(name, _scopes(scopes), tenant, tuple(_words(models)) or None, rpm, streams, expires_at=expires)
+    wanted = NewKey(
+        name, _scopes(scopes), tenant, tuple(_words(models)) or None, rpm, streams, tpm, quota, expires_at=expires
+    )
     try:
         row, token = _store().make(wanted)
     except KeyNameTakenError as error:
@@ -122,7 +146,7 @@ def list_keys(tenant: str | None, as_json: bool) -> None:
         click.echo(json.dumps(rows))
         return
     for row in rows:
-        limits = f"{_amount(row['requestsPerMinute'])}/min, {_amount(row['streams'])} at once"
+        limits = f"{_amount(row['requestsPerMinute'])}/min, {_amount(row['streams'])} at once" + _tokens(row)
         models = "all models" if row["models"] is None else ",".join(row["models"])
         click.echo(
             f"{row['name']:<24} {row['tenant']:<16} {row['prefix'] or '-':<10} {','.join(row['scopes']):<36} "
@@ -141,7 +165,7 @@ def show(name: str, tenant: str | None, as_json: bool) -> None:
         click.echo(json.dumps(shown))
         return
     for field, value in shown.items():
-        click.echo(f"{field:<20} {', '.join(value) if isinstance(value, list) else '-' if value is None else value}")
+        click.echo(f"{field:<20} {_shown(value)}")
 
 
 @keys.command("revoke")
@@ -155,6 +179,21 @@ def revoke_key(name: str, tenant: str | None) -> None:
         raise click.ClickException(f"no active key is called {name!r}")
     store.revoke_by_id(row.id)
     _announce()
+
+
+@keys.command()
+@click.argument("name")
+@_OF_TENANT
+@_AS_JSON
+def reset(name: str, tenant: str | None, as_json: bool) -> None:
+    """Let the quota of the key called NAME begin anew: what it used in this period counts no more against it."""
+    store = _store()
+    try:
+        row = store.change(_named(store, name, tenant).id, {"quota_counted_from": now()})
+    except KeyRevokedError as error:
+        raise click.ClickException(f"{error}; make a new one") from error
+    _announce()
+    click.echo(json.dumps(describe_key(row)) if as_json else f"{name}: the quota begins anew")
 
 
 @keys.command()
@@ -204,6 +243,21 @@ def _state(shown: dict[str, Any]) -> str:
     if shown["status"] == "active" and shown["expiresAt"]:
         return f"active until {shown['expiresAt']}"
     return str(shown["status"])
+
+
+def _shown(value: Any) -> str:
+    if isinstance(value, list):
+        return ", ".join(value)
+    if isinstance(value, dict):
+        return f"{value['tokens']} tokens/{value['per']}"
+    return "-" if value is None else str(value)
+
+
+def _tokens(row: dict[str, Any]) -> str:
+    """The token limits of a key that has some."""
+    each = f", {row['tokensPerMinute']} tokens/min" if row["tokensPerMinute"] else ""
+    quota = row["quota"]
+    return each + (f", {quota['tokens']} tokens/{quota['per']}" if quota and quota["tokens"] else "")
 
 
 def _amount(limit: int | None) -> str:

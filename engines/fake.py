@@ -104,7 +104,8 @@ class FakeEngine(Engine):
         wanted = request.sampling.max_new_tokens
         if wanted is None:
             default = self.spec.default_max_tokens
-            return room if isinstance(default, str) else min(default, room)
+            bounds = (room, None if isinstance(default, str) else default, request.answer_ceiling)
+            return min(bound for bound in bounds if bound is not None)
         if wanted > room:
             raise InvalidRequest(
                 "out_of_range", "generation.maxNewTokens", f"At most {room} new tokens fit after this prompt"

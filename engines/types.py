@@ -51,6 +51,8 @@ class GenerateRequest:
     priority: int = 0
     #: Tokens that an earlier attempt delivered; generation goes on after them.
     delivered: tuple[int, ...] = ()
+    #: The most that the answer may have where the request asks for no number; None: as the model's entry says.
+    answer_ceiling: int | None = None
 
 
 @dataclass(frozen=True)

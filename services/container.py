@@ -20,10 +20,12 @@ from services.inference.service import InferenceService
 from services.key_watch import KeyWatch
 from services.keys import KeyService
 from services.lifecycle import Lifecycle
+from services.limit_holders import DefaultBounds
 from services.limits import Limits
 from services.model_changes import ModelChanges
 from services.models import ModelCatalog
 from services.responses import ResponsesService
+from services.token_limits import TokenLimits
 from services.training.checks import TrainingChecks
 from services.training.dataset_check import DatasetChecker
 from services.training.service import TrainingService
@@ -49,6 +51,7 @@ from store.sql.jobs import JobStore
 from store.sql.models import ModelStore
 from store.sql.tenants import TenantStore
 from store.sql.usage import UsageStore
+from store.token_budget.budget import TokenBudget
 from store.token_log.hub import Hub
 from tasks.broker.queue_depth import QueueDepth
 
@@ -64,6 +67,7 @@ class Services:
     key_watch: KeyWatch
     usage: UsageService
     limits: Limits
+    token_limits: TokenLimits
     models: ModelCatalog
     model_changes: ModelChanges
     model_watcher: RevisionWatcher
@@ -89,7 +93,9 @@ class Services:
         lifecycle = Lifecycle()
         authenticator, key_store = ApiKeyAuthenticator(settings, sessions), ApiKeyStore(sessions)
         access = Access(authenticator)
-        limits = Limits(client, settings.requests_per_minute, settings.streams_per_key)
+        default, usage_store = DefaultBounds.of(settings), UsageStore(sessions)
+        limits = Limits(client, default)
+        token_limits = TokenLimits(TokenBudget(client), usage_store, default)
         adapter_store = AdapterStore(sessions, settings.adapters_root)
         adapters = AdapterService(adapter_store, access)
         model_store, jobs = ModelStore(sessions), JobStore(sessions)
@@ -123,14 +129,25 @@ class Services:
             access=access,
             keys=KeyService(key_store, TenantStore(sessions), client),
             key_watch=key_watch,
-            usage=UsageService(UsageStore(sessions), key_store, authenticator, access),
+            usage=UsageService(usage_store, key_store, authenticator, access),
             limits=limits,
+            token_limits=token_limits,
             models=models,
             model_changes=ModelChanges(settings, models, model_store, client, presence, adapter_store, jobs),
             model_watcher=watcher,
             adapters=adapters,
             inference=_inference(
-                settings, client, presence, queue_depth, lifecycle, access, limits, models, adapters, idempotency
+                settings,
+                client,
+                presence,
+                queue_depth,
+                lifecycle,
+                access,
+                limits,
+                token_limits,
+                models,
+                adapters,
+                idempotency,
             ),
             responses=ResponsesService(
                 ResponseStore(client, settings.response_ttl, settings.max_responses),
@@ -158,6 +175,7 @@ class Services:
         self.key_watch.close()
         self.inference.failover.close()
         self.limits.close()
+        self.token_limits.close()
         self.inference.hub.close()
         self.client.close()
 
@@ -170,6 +188,7 @@ def _inference(
     lifecycle: Lifecycle,
     access: Access,
     limits: Limits,
+    token_limits: TokenLimits,
     models: ModelCatalog,
     adapters: AdapterService,
     idempotency: Idempotency,
@@ -183,6 +202,7 @@ def _inference(
         requests=requests,
         access=access,
         limits=limits,
+        token_limits=token_limits,
         lifecycle=lifecycle,
         admission=Admission(
             access,
@@ -193,6 +213,7 @@ def _inference(
             requests,
             settings.request_timeout,
             settings.stream_ttl,
+            token_limits,
         ),
         idempotency=idempotency,
         failover=Failover(

@@ -4,6 +4,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 from services.limits import Allowance
+from services.token_limits import TokenAllowance
 from store.principal import Principal
 
 
@@ -20,6 +21,10 @@ def _ignore(_: str) -> None:
 
 
 def _forget(_: Allowance) -> None:
+    """There is nobody to tell."""
+
+
+def _forget_tokens(_: TokenAllowance) -> None:
     """There is nobody to tell."""
 
 
@@ -40,5 +45,7 @@ class RequestContext:
     on_model_loading: Callable[[str], None] = _ignore
     #: Called with what the key may still send, where there is a limit.
     on_counted: Callable[[Allowance], None] = _forget
+    #: The same of tokens.
+    on_tokens_counted: Callable[[TokenAllowance], None] = _forget_tokens
     #: Called once the request is on its way: nothing but waiting follows.
     on_submitted: Callable[[], None] = _nothing

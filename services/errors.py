@@ -1,8 +1,6 @@
 """What can go wrong in a use case: one tree. A face maps it to its dialect once, and makes no errors of its own."""
 
 import logging
-import math
-import time
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 
@@ -20,6 +18,8 @@ class ServiceError(Exception):
 
     #: Code of the interface document.
     code = Code.INTERNAL_ERROR
+    #: Whether the same request may meet something else soon.
+    worth_retrying = True
 
     def __init__(self, message: str, details: Iterable[Detail] = (), retry_after: int | None = None) -> None:
         super().__init__(message)
@@ -246,30 +246,6 @@ class DatabaseUnavailable(Unavailable):
     def __init__(self) -> None:
         detail = Detail("database_unavailable", "", "The service cannot reach its database; try again shortly")
         super().__init__("The service is temporarily unavailable", [detail], 5)
-
-
-class RateLimited(ServiceError):
-    """The key has used what it may."""
-
-    code = Code.RATE_LIMITED
-
-
-class TooManyRequests(RateLimited):
-    """A key, or its tenant, has had its requests of this minute. ``reset`` is a Unix time in seconds."""
-
-    def __init__(self, holder: str, per_minute: int, reset: float) -> None:
-        self.per_minute, self.reset = per_minute, reset
-        wait = max(1, math.ceil(reset - time.time()))
-        description = f"{holder} may send {per_minute} requests a minute; try again in {wait} s"
-        super().__init__(description, [Detail("requests_per_minute", "", description)], wait)
-
-
-class TooManyStreams(RateLimited):
-    """A key, its tenant, or a socket has as many requests running as it may."""
-
-    def __init__(self, holder: str, limit: int) -> None:
-        description = f"{holder} may have {limit} requests running at once"
-        super().__init__(description, [Detail("concurrent_streams", "", description)], 1)
 
 
 class IdempotencyConflict(ServiceError):

@@ -91,6 +91,14 @@ class KeyService:
         self._note("revoked", principal, row)
         return row
 
+    def reset_quota(self, principal: Principal, key_id: str) -> ApiKey:
+        """Let the quota of a key begin anew. Raises ``KeyNotFound``, ``Conflict``."""
+        return self.change(principal, key_id, {"quota_counted_from": datetime.now(UTC)})
+
+    def reset_tenant_quota(self, principal: Principal, name: str) -> Tenant:
+        """Let the quota of a tenant begin anew."""
+        return self.change_tenant(principal, name, {"quota_counted_from": datetime.now(UTC)}, None)
+
     def tenants(self) -> list[Tenant]:
         """Return every tenant that has a key, or of which something is said, by name."""
         known = {row.name: row for row in self._tenants.list()}

@@ -18,7 +18,8 @@ from limits.storage import RedisStorage
 from limits.strategies import MovingWindowRateLimiter
 from redis.exceptions import RedisError
 
-from services.errors import TooManyRequests, TooManyStreams
+from services.limit_errors import TooManyRequests, TooManyStreams
+from services.limit_holders import DefaultBounds, Holder, holders
 from store.principal import Principal
 from store.redis import keys as redis_keys
 
@@ -50,18 +51,6 @@ return 1
 
 
 @dataclass(frozen=True)
-class _Holder:
-    """Whose a limit is."""
-
-    #: In the names of Redis' keys.
-    id: str
-    #: In messages.
-    name: str
-    requests_per_minute: int
-    streams: int
-
-
-@dataclass(frozen=True)
 class Allowance:
     """What a key may still send."""
 
@@ -75,10 +64,9 @@ class Allowance:
 class Limits:
     """The limits of one process's requests; the counts are everybody's."""
 
-    def __init__(self, client: Any, per_minute: int, streams: int) -> None:
-        """``per_minute`` and ``streams`` are for keys that have no limit of their own; 0 is none."""
-        self._per_minute = per_minute
-        self._streams = streams
+    def __init__(self, client: Any, default: DefaultBounds) -> None:
+        """``default`` is for keys that have no limit of their own."""
+        self._default = default
         # Its address is not used, only the pool; the library insists on one that it can read.
         storage = RedisStorage(
             "redis://localhost", connection_pool=client.connection_pool, key_prefix=f"{redis_keys.prefix()}LIMITS"
@@ -98,9 +86,9 @@ class Limits:
         Raises ``TooManyRequests`` when the key, or its tenant, has had its requests of this minute.
         """
         own, common = principal.bounds, principal.tenant_bounds
-        if not (self._per_minute or own.requests_per_minute or common.requests_per_minute):
+        if not (self._default.requests_per_minute or own.requests_per_minute or common.requests_per_minute):
             return None
-        limited = [holder for holder in self._holders(principal) if holder.requests_per_minute]
+        limited = [holder for holder in holders(principal, self._default) if holder.requests_per_minute]
         if len(limited) > 1:
             # What the tenant may not is not counted against the key.
             *_, tenant = limited
@@ -119,38 +107,21 @@ class Limits:
     @contextmanager
     def hold_stream(self, principal: Principal, request_id: str) -> Iterator[None]:
         """Hold one of the streams of a key, and of its tenant. Raises ``TooManyStreams`` when one has all it may."""
-        if not (self._streams or principal.bounds.streams or principal.tenant_bounds.streams):
+        if not (self._default.streams or principal.bounds.streams or principal.tenant_bounds.streams):
             yield
             return
         with ExitStack() as stack:
-            for holder in self._holders(principal):
+            for holder in holders(principal, self._default):
                 if holder.streams:
                     stack.enter_context(self._hold(holder, request_id))
             yield
 
-    def _holders(self, principal: Principal) -> tuple[_Holder, _Holder]:
-        own, common = principal.bounds, principal.tenant_bounds
-        return (
-            _Holder(
-                principal.id,
-                "This API key",
-                self._per_minute if own.requests_per_minute is None else own.requests_per_minute,
-                self._streams if own.streams is None else own.streams,
-            ),
-            _Holder(
-                f"tenant/{principal.tenant}",
-                f"Tenant '{principal.tenant}'",
-                common.requests_per_minute or 0,
-                common.streams or 0,
-            ),
-        )
-
-    def _too_many(self, holder: _Holder) -> TooManyRequests:
+    def _too_many(self, holder: Holder) -> TooManyRequests:
         reset, _ = self._window.get_window_stats(_a_minute(holder.requests_per_minute), holder.id)
         return TooManyRequests(holder.name, holder.requests_per_minute, reset)
 
     @contextmanager
-    def _hold(self, holder: _Holder, request_id: str) -> Iterator[None]:
+    def _hold(self, holder: Holder, request_id: str) -> Iterator[None]:
         name = redis_keys.streams(holder.id)
         # Each connection holds a lease of its own, also to the same request.
         lease = f"{request_id}:{secrets.token_hex(4)}"

@@ -4,6 +4,7 @@ import time
 from dataclasses import dataclass, field
 from enum import Enum
 
+from store.quota import Quota
 from store.tenant import DEFAULT_TENANT
 
 
@@ -30,6 +31,9 @@ class Bounds:
     requests_per_minute: int | None = None
     #: Requests that run at once.
     streams: int | None = None
+    #: Tokens of prompts and answers together.
+    tokens_per_minute: int | None = None
+    quota: Quota | None = None
 
 
 @dataclass(frozen=True)

@@ -37,6 +37,7 @@ _OPENAI_CODES = {
     "model_not_ready": "MODEL_NOT_READY",
     "service_unavailable": "INSUFFICIENT_RESOURCES",
     "rate_limit_exceeded": "RATE_LIMITED",
+    "insufficient_quota": "RATE_LIMITED",
     "internal_error": "INTERNAL_ERROR",
     "idempotency_conflict": "IDEMPOTENCY_CONFLICT",
 }

@@ -115,7 +115,8 @@ class Generation:
         wanted = request.sampling.max_new_tokens
         if wanted is None:
             default = self._spec.default_max_tokens
-            return room if isinstance(default, str) else min(default, room)
+            bounds = (room, None if isinstance(default, str) else default, request.answer_ceiling)
+            return min(bound for bound in bounds if bound is not None)
         if wanted > room:
             raise InvalidRequest(
                 "out_of_range",

@@ -19,9 +19,13 @@ from services.inference.responses_body import PATH as RESPONSES_PATH
 from services.inference.responses_body import response_id
 from services.inference.routing import Route, Router
 from services.inference.submission import GenerationRequest, OpenAIRequest, Submission
+from services.inference.token_need import TokenNeed, need_of_body, need_of_text
+from services.limit_holders import Holder
 from services.models import ModelCatalog
+from services.token_limits import TokenLimits
 from store.redis.request_records import RequestRecord, RequestStore, new_request_id
 from store.sql.adapters import reference
+from store.token_budget.settlement import FIELD, measured_by
 from store.token_log import log as token_log
 from store.token_log.entries import Outcome, encode
 from store.token_log.outcomes import Code
@@ -46,6 +50,7 @@ class Admission:
         requests: RequestStore,
         request_timeout: float,
         stream_ttl: int,
+        token_limits: TokenLimits,
     ) -> None:
         self._access = access
         self._models = models
@@ -55,6 +60,7 @@ class Admission:
         self._requests = requests
         self._request_timeout = request_timeout
         self._stream_ttl = stream_ttl
+        self._token_limits = token_limits
 
     def admit(self, context: RequestContext, request: GenerationRequest) -> Submission:
         """Admit a text to continue. Raises ``ServiceError``, ``redis.RedisError``, ``SQLAlchemyError``."""
@@ -71,6 +77,9 @@ class Admission:
                 adapter, adapter_name = self._adapters.folder_of(context.principal, spec, request.adapter)
             route = self._router.route_request(spec, request.worker_hint)
             _require_room(request.sampling.max_new_tokens, route.fleet.engine_info(spec.id))
+            measured = self._token_limits.measured(context.principal)
+            prompt = list(request.messages) or request.prompt
+            need = need_of_text(prompt, request.sampling.max_new_tokens, spec, measured) if measured else None
             record = RequestRecord(
                 id=new_request_id(),
                 kind=RequestRecord.GENERATE,
@@ -86,6 +95,8 @@ class Admission:
                     "with_metadata": request.with_metadata,
                     "performance": request.tells_performance,
                     "tenant": context.principal.tenant,
+                    **_limited(need, measured, counts_in_minute=True),
+                    **({"answer_ceiling": need.ceiling} if need else {}),
                 },
                 priority=request.priority,
                 worker_hint=request.worker_hint,
@@ -103,13 +114,17 @@ class Admission:
         self._access.require_model(context.principal, request.model, (named.spec.id, *adapter_names), "model")
         self._require_task(named.spec, request.tasks, "model")
         prepared = prepare(request.path, request.body, named.spec)
+        measured = () if request.light else self._measured(context, request.background)
+        need, body = None, prepared.body
+        if measured:
+            need, body = need_of_body(prepared.body, request.body, named.spec, measured)
 
         def make_record() -> tuple[RequestRecord, Route]:
             route = self._router.route_request(named.spec, light=request.light)
             # The version that the name means now, so that the answer stays on it.
             served_name = reference(named.adapter) if named.adapter else named.folder or named.spec.id
             request_id = new_request_id()
-            named_body = {**prepared.body, "model": served_name}
+            named_body = {**body, "model": served_name}
             if request.background:
                 named_body["priority"] = BACKGROUND_PRIORITY
             if request.path == RESPONSES_PATH:
@@ -135,9 +150,17 @@ class Admission:
                 detached=request.detached,
                 priority=HIGHEST_PRIORITY if request.light else 0 if request.background else prepared.priority,
             )
+            record.payload.update(_limited(need, measured, counts_in_minute=not request.background))
             return record, route
 
         return self._begin_once(context, request.body, make_record, request.on_record)
+
+    def _measured(self, context: RequestContext, background: bool) -> tuple[Holder, ...]:
+        """Return whose token limits hold. A line of a batch counts in quotas alone: it waits for its turn anyway."""
+        measured = self._token_limits.measured(context.principal)
+        if background:
+            return tuple(replace(holder, tokens_per_minute=0) for holder in measured if holder.quota)
+        return measured
 
     def _require_task(self, spec: ModelSpec, tasks: tuple[str, ...], field: str) -> None:
         if spec.task in tasks:
@@ -204,6 +227,13 @@ class Admission:
     def _deadline(self, context: RequestContext) -> float:
         bound = math.inf if context.timeout is None else context.timeout
         return time.time() + min(self._request_timeout, bound)
+
+
+def _limited(need: TokenNeed | None, measured: tuple[Holder, ...], counts_in_minute: bool) -> dict[str, Any]:
+    """Return what the payload holds of the limits that measure the request."""
+    if need is None:
+        return {}
+    return {FIELD: measured_by((holder.id for holder in measured), need.tokens, counts_in_minute)}
 
 
 def _require_room(wanted: int | None, engine: dict[str, Any] | None) -> None:

@@ -10,6 +10,7 @@ from redis.exceptions import RedisError
 from store.redis import control
 from store.redis.control import Command
 from store.redis.request_records import RequestRecord
+from store.token_budget.settlement import settlement
 from store.token_log import log as token_log
 from store.token_log import outcomes
 from store.token_log.entries import LAST_SEQUENCE, Entry, EntryId, Kind, Reason, encode
@@ -97,4 +98,5 @@ def delivered_usage(client: redis.Redis, record: RequestRecord) -> dict[str, int
 def end_request(client: redis.Redis, record: RequestRecord, ttl: int, data: dict[str, Any]) -> bool:
     """End a request's log from outside its worker, and tell what it used. False when it had ended."""
     bill = Bill.of(record, data["outcome"], data.get("usage"))
-    return token_log.end(client, record.id, ttl, data, bill.to_json())
+    settled = settlement(record, data.get("usage"), final=True)
+    return token_log.end(client, record.id, ttl, data, bill.to_json(), settled)

@@ -10,7 +10,7 @@ import redis
 
 from services.access import Access
 from services.context import RequestContext
-from services.errors import RequestNotFound, TooManyRequests, UnknownEventId
+from services.errors import RequestNotFound, UnknownEventId
 from services.idempotency import Idempotency
 from services.inference.admission import Admission
 from services.inference.cancellation import Cancellation
@@ -20,7 +20,9 @@ from services.inference.routing import Route
 from services.inference.submission import GenerationRequest, OpenAIRequest, Submission
 from services.inference.watched_request import WatchedRequest
 from services.lifecycle import Lifecycle
+from services.limit_errors import TooManyRequests, TooManyTokens
 from services.limits import Allowance, Limits
+from services.token_limits import TokenAllowance, TokenLimits
 from store.principal import Principal
 from store.redis.request_records import RequestRecord, RequestStore
 from store.token_log import log as token_log
@@ -40,6 +42,7 @@ class InferenceService:
     requests: RequestStore
     access: Access
     limits: Limits
+    token_limits: TokenLimits
     lifecycle: Lifecycle
     admission: Admission
     idempotency: Idempotency
@@ -62,24 +65,27 @@ class InferenceService:
         record, route = submission.record, submission.route
         with ExitStack() as stack:
             with self.idempotency.forget_on_error(submission.idempotency_name):
+                principal = self.access.current(context.principal)
                 if not record.background:
                     # A turn first: what is refused one costs none of the minute's requests.
-                    principal = self.access.current(context.principal)
                     stack.enter_context(self.limits.hold_stream(principal, record.id))
-                    self._count(context, principal)
                 if route is None:
+                    self._count(context, principal, record)
                     stream = stack.enter_context(self._attach(context, record, START))
                 else:
-                    stream = stack.enter_context(self._submit(context, record, route))
+                    with self._counted(context, principal, record):
+                        stream = stack.enter_context(self._submit(context, record, route))
             yield stream
 
     def start(self, context: RequestContext, submission: Submission) -> None:
         """Send a request that goes on without its client (``detached``)."""
         with self.idempotency.forget_on_error(submission.idempotency_name):
-            self._count(context, self.access.current(context.principal))
+            principal, record = self.access.current(context.principal), submission.record
             if submission.route is None:
+                self._count(context, principal, record)
                 return
-            submit.submit(self.client, self.requests, submission.record, submission.route.queue, attempt=1)
+            with self._counted(context, principal, record):
+                submit.submit(self.client, self.requests, record, submission.route.queue, attempt=1)
         self.failover.unattended.look_after(submission.record, submission.route.queue, submission.route.fleet)
 
     def look_after(self, request_id: str) -> None:
@@ -158,7 +164,22 @@ class InferenceService:
         if record is not None:
             self.cancel(record)
 
-    def _count(self, context: RequestContext, principal: Principal) -> None:
+    @contextmanager
+    def _counted(self, context: RequestContext, principal: Principal, record: RequestRecord) -> Iterator[None]:
+        """Set a new request's tokens aside and count it, then let the block send it."""
+        try:
+            with self.token_limits.reserved(principal, record) as allowance:
+                if allowance is not None:
+                    context.on_tokens_counted(allowance)
+                self._count(context, principal, record)
+                yield
+        except TooManyTokens as error:
+            context.on_tokens_counted(TokenAllowance(error.per_minute, error.remaining, time.time() + error.wait))
+            raise
+
+    def _count(self, context: RequestContext, principal: Principal, record: RequestRecord) -> None:
+        if record.background:
+            return
         try:
             allowance = self.limits.count_request(principal)
         except TooManyRequests as error:

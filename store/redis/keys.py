@@ -104,6 +104,16 @@ def streams(key_id: str) -> str:
     return f"{prefix()}cy:streams:{key_id}"
 
 
+def tokens(holder: str) -> str:
+    """Hash, expires: what a key, or a tenant, has used of its token limits (``store.token_budget``)."""
+    return f"{prefix()}cy:tokens:{holder}"
+
+
+def token_reserves(holder: str) -> str:
+    """Sorted set, expires: requests that tokens are set aside for -> Redis time in ms at which that lapses."""
+    return f"{prefix()}cy:tokens:{holder}:open"
+
+
 def log_channel(request_id: str) -> str:
     """Pub/sub channel: every entry of the token log as it is appended."""
     return f"{prefix()}cy:log:{request_id}"

@@ -12,6 +12,7 @@ from sqlalchemy.orm import Session, sessionmaker
 
 from store.errors import StoreError
 from store.principal import Scope
+from store.quota import Quota
 from store.sql.authenticator import digest
 from store.sql.key_tables import ApiKey
 from store.sql.tables import now
@@ -45,6 +46,8 @@ class NewKey:
     models: tuple[str, ...] | None = None
     requests_per_minute: int | None = None
     streams: int | None = None
+    tokens_per_minute: int | None = None
+    quota: Quota | None = None
     expires_at: datetime | None = None
 
 
@@ -76,6 +79,8 @@ class ApiKeyStore:
             models=None if wanted.models is None else list(wanted.models),
             requests_per_minute=wanted.requests_per_minute,
             streams=wanted.streams,
+            tokens_per_minute=wanted.tokens_per_minute,
+            **quota_columns(wanted.quota),
             expires_at=wanted.expires_at,
         )
         try:
@@ -149,6 +154,13 @@ class ApiKeyStore:
             # One order for all processes: none waits for another in a circle.
             for key_id in sorted(key_ids):
                 session.execute(update(ApiKey).where(ApiKey.id == key_id, long_ago).values(last_used_at=moment))
+
+
+def quota_columns(quota: Quota | None) -> dict[str, Any]:
+    """Return a quota as the columns of a key, or a tenant; what was counted stays counted."""
+    if quota is None:
+        return {"quota_tokens": None, "quota_period": None}
+    return {"quota_tokens": quota.tokens, "quota_period": quota.period}
 
 
 def _joined(scopes: Iterable[Scope]) -> str:

@@ -11,7 +11,7 @@ from sqlalchemy.orm import Session, sessionmaker
 
 from settings import Settings
 from store.principal import ANONYMOUS, Bounds, Principal, Scope
-from store.sql.key_tables import ApiKey, Bounded, Tenant
+from store.sql.key_tables import ApiKey, Tenant
 from store.sql.tables import now
 
 #: How long an answer of the database is believed, where nobody tells of a change. Seconds; a running stream looks at
@@ -156,11 +156,7 @@ def _principal(row: ApiKey, tenant: Tenant | None) -> Principal:
         tenant=row.tenant,
         revocable=True,
         models=None if row.models is None else frozenset(row.models),
-        bounds=_bounds(row),
-        tenant_bounds=Bounds() if tenant is None else _bounds(tenant),
+        bounds=row.bounds,
+        tenant_bounds=Bounds() if tenant is None else tenant.bounds,
         expires_at=None if row.expires_at is None else row.expires_at.timestamp(),
     )
-
-
-def _bounds(row: Bounded) -> Bounds:
-    return Bounds(row.requests_per_minute, row.streams)

@@ -2,9 +2,11 @@
 
 from datetime import datetime
 
-from sqlalchemy import JSON, String, UniqueConstraint
+from sqlalchemy import JSON, BigInteger, String, UniqueConstraint
 from sqlalchemy.orm import Mapped, mapped_column
 
+from store.principal import Bounds
+from store.quota import Quota
 from store.sql.tables import Base, Utc, now
 from store.tenant import DEFAULT_TENANT
 
@@ -14,6 +16,25 @@ class Bounded:
 
     requests_per_minute: Mapped[int | None]
     streams: Mapped[int | None]
+    #: Of prompts and answers together.
+    tokens_per_minute: Mapped[int | None]
+    #: Tokens in each period (``store.quota``), counted from a moment on, where an operator set the count back.
+    quota_tokens: Mapped[int | None] = mapped_column(BigInteger)
+    quota_period: Mapped[str | None] = mapped_column(String(8))
+    quota_counted_from: Mapped[datetime | None] = mapped_column(Utc)
+
+    @property
+    def bounds(self) -> Bounds:
+        """These values, as requests are measured by them."""
+        return Bounds(self.requests_per_minute, self.streams, self.tokens_per_minute, self.quota)
+
+    @property
+    def quota(self) -> Quota | None:
+        """The quota; None where there is none."""
+        if self.quota_tokens is None or self.quota_period is None:
+            return None
+        since = self.quota_counted_from
+        return Quota(self.quota_tokens, self.quota_period, since.timestamp() if since else 0.0)
 
 
 class ApiKey(Bounded, Base):

@@ -102,6 +102,25 @@ class UsageStore:
                         self._add(found, query, values)
         return [found[key] for key in sorted(found)]
 
+    def tokens_since(self, moment: datetime, *, key: str | None = None, tenant: str | None = None) -> int:
+        """Return prompt and completion tokens of what ended since then, of a key or of a tenant.
+
+        What is older than the records are kept counts from the quarter of an hour on that the moment lies in.
+        """
+        total = 0
+        with self._sessions() as session:
+            for table in (UsageRecord, UsageSlot):
+                tokens = func.coalesce(func.sum(table.prompt_tokens + table.completion_tokens), 0)
+                statement = select(tokens).where(table.slot >= slot_of(moment))
+                if table is UsageRecord:
+                    statement = statement.where(UsageRecord.ended_at >= moment)
+                if key is not None:
+                    statement = statement.where(table.key_id == key)
+                if tenant is not None:
+                    statement = statement.where(table.tenant == tenant)
+                total += int(session.scalar(statement) or 0)
+        return total
+
     def record(self, request_id: str) -> UsageRecord | None:
         """Return what one request used."""
         with self._sessions() as session:

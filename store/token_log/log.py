@@ -14,6 +14,8 @@ import redis
 
 from store.errors import Superseded
 from store.redis import keys as redis_keys
+from store.token_budget.scripts import SETTLE_FUNCTIONS
+from store.token_budget.settlement import NOTHING, Settlement
 from store.token_log.entries import (
     LAST_SEQUENCE,
     START,
@@ -32,13 +34,14 @@ MAX_BILLS = 200_000
 _FOLDER = Path(__file__).parent
 
 
-def _script(name: str) -> str:
-    text = (_FOLDER / f"{name}.lua").read_text(encoding="utf-8")
+def _script(name: str, functions: str = "") -> str:
+    text = functions + (_FOLDER / f"{name}.lua").read_text(encoding="utf-8")
     return text.replace("MAX_ENTRIES", str(MAX_ENTRIES)).replace("MAX_BILLS", str(MAX_BILLS))
 
 
 #: Each script's file tells its arguments and what it returns.
-APPEND, OPEN, END, RELEASE_UNOPENED = map(_script, ("append", "open", "end", "release_unopened"))
+APPEND, END = (_script(name, SETTLE_FUNCTIONS) for name in ("append", "end"))
+OPEN, RELEASE_UNOPENED = map(_script, ("open", "release_unopened"))
 
 #: The sequence number of an attempt's opening entry.
 FIRST_SEQUENCE = 1
@@ -60,11 +63,18 @@ def last(client: redis.Redis, request_id: str) -> Entry | None:
     return entries_from_rows(rows)[0] if rows else None
 
 
-def end(client: redis.Redis, request_id: str, ttl: int, data: dict[str, Any], bill: str = "") -> bool:
-    """Write the terminal entry from outside the worker, and what was used into the outbox. False when it had ended."""
+def end(
+    client: redis.Redis, request_id: str, ttl: int, data: dict[str, Any], bill: str = "", settled: Settlement = NOTHING
+) -> bool:
+    """Write the terminal entry from outside the worker, and with it what was used. False when it had ended.
+
+    ``bill``: the line of the outbox; ``settled``: its token limits.
+    """
     keys = [redis_keys.log(request_id), redis_keys.log_channel(request_id), redis_keys.request(request_id)]
     script = client.register_script(END)
-    return bool(script(keys=[*keys, redis_keys.bills()], args=[ttl, encode(data), bill]) != -1)
+    return bool(
+        script(keys=[*keys, redis_keys.bills(), *settled.keys], args=[ttl, encode(data), bill, settled.text]) != -1
+    )
 
 
 def release_unopened(client: redis.Redis, request_id: str, ttl: int, reason: str) -> bool:

@@ -31,6 +31,8 @@ class Batch:
 
     def __init__(self) -> None:
         self.keys: list[str] = []
+        #: Those that settlements of token limits touch.
+        self.limit_keys: list[str] = []
         self.arguments: list[Any] = []
         #: With the number of entries that each has sent when the call returns.
         self.writers: list[tuple[LogWriter, int]] = []
@@ -41,6 +43,7 @@ class Batch:
 
     def add(self, writer: LogWriter, arguments: list[Any]) -> None:
         self.keys += writer.keys
+        self.limit_keys += writer.settled_limits.keys
         self.arguments += arguments
         self.writers.append((writer, writer.length))
 
@@ -168,8 +171,8 @@ class Publisher:
             return []
         pipeline = self.client.pipeline(transaction=False)
         for batch in batches:
-            keys = (redis_keys.bills(), *batch.keys)
-            pipeline.evalsha(self._hashes[APPEND], len(keys), *keys, *batch.arguments)
+            keys = (redis_keys.bills(), *batch.keys, *batch.limit_keys)
+            pipeline.evalsha(self._hashes[APPEND], len(keys), *keys, len(batch.writers), *batch.arguments)
         results = await pipeline.execute(raise_on_error=False)
         retry: list[LogWriter] = []
         for batch, result in zip(batches, results, strict=True):

@@ -8,6 +8,7 @@ import redis.asyncio
 
 from store.errors import LogBroken, Superseded
 from store.redis import keys as redis_keys
+from store.token_budget.settlement import NOTHING, Settlement
 from store.token_log.entries import (
     LAST_SEQUENCE,
     Entry,
@@ -36,8 +37,8 @@ class Transport(Protocol):
     async def run_script(self, script: str, keys: int, *arguments: Any) -> int: ...
 
 
-def _nothing_used(_kind: str, _data: dict[str, Any]) -> str:
-    return ""
+def _nothing_used(_kind: str, _data: dict[str, Any]) -> tuple[str, Settlement]:
+    return "", NOTHING
 
 
 class LogWriter:
@@ -59,9 +60,10 @@ class LogWriter:
         #: Set when the entries could not be written for a reason that is a fault of ours.
         self.failed = False
         self.abandoned = False
-        #: Makes the line of the outbox that goes with the closing entry, of its kind and data; '' for none.
-        self.bill: Callable[[str, dict[str, Any]], str] = _nothing_used
-        self._billed = ""
+        #: Makes what goes with the closing entry, of its kind and data: the line of the outbox, and how the request's
+        #: token limits are settled; '' for none.
+        self.account: Callable[[str, dict[str, Any]], tuple[str, Settlement]] = _nothing_used
+        self._bill, self.settled_limits = _nothing_used("", {})
         self.keys = (redis_keys.log(request_id), redis_keys.log_channel(request_id), redis_keys.request(request_id))
         self._index = 0
         self._entries: list[Entry] = []
@@ -125,7 +127,7 @@ class LogWriter:
             await self._finish_unopened(kind, data)
             return
         self._seal()
-        self._billed = self.bill(kind, data)
+        self._bill, self.settled_limits = self.account(kind, data)
         self._entries.append(Entry(EntryId(self.attempt, LAST_SEQUENCE), kind, encode(data), tokens.encode()))
         self._confirmed_all.clear()
         self._transport.schedule_flush(self)
@@ -135,9 +137,12 @@ class LogWriter:
     async def _finish_unopened(self, kind: str, data: dict[str, Any]) -> None:
         """The attempt never opened: there is nothing to release, but it can be ended."""
         if kind == Kind.END:
-            keys = (*self.keys, redis_keys.bills())
-            arguments = (self._transport.ttl, encode(data), self.bill(kind, data))
-            await self._transport.retry_until_available(lambda: self._transport.run_script(END, 4, *keys, *arguments))
+            bill, settled = self.account(kind, data)
+            keys = (*self.keys, redis_keys.bills(), *settled.keys)
+            arguments = (self._transport.ttl, encode(data), bill, settled.text)
+            await self._transport.retry_until_available(
+                lambda: self._transport.run_script(END, len(keys), *keys, *arguments)
+            )
 
     def abandon(self) -> None:
         """The request is served no more: what Redis has not taken yet need not be sent."""
@@ -173,7 +178,13 @@ class LogWriter:
             return []
         ttl = self._transport.ttl if waiting[-1].terminal else ""
         # With the closing entry; the last one of all has it, and there is one at most.
-        arguments: list[Any] = [ttl, str(self._entries[self._confirmed - 1].id), len(waiting), self._billed]
+        arguments: list[Any] = [
+            ttl,
+            str(self._entries[self._confirmed - 1].id),
+            len(waiting),
+            self._bill,
+            self.settled_limits.text,
+        ]
         for entry in waiting:
             arguments += (str(entry.id), entry.kind, entry.data, entry.tokens)
         return arguments

@@ -114,7 +114,10 @@ def test_everybody_sees_their_own_key(fake_stack: Stack, make: Make, tenant: str
         "models": ["fake"],
         "requestsPerMinute": None,
         "streams": 3,
-        "tenantLimits": {"requestsPerMinute": None, "streams": None},
+        "tokensPerMinute": None,
+        "quota": None,
+        "tenantLimits": {"requestsPerMinute": None, "streams": None, "tokensPerMinute": None, "quota": None},
+        "used": [],
         "expiresAt": None,
     }
     with caller(fake_stack, GATEWAY_TOKEN) as http:
@@ -242,7 +245,8 @@ def test_a_tenants_keys_share_its_limits_and_its_fate(
 ) -> None:
     first, second = (make()["key"] for _ in range(2))
     answer = operator.patch(f"/tenants/{tenant}", json={"requestsPerMinute": 3}).json()
-    assert answer == {"name": tenant, "blocked": False, "requestsPerMinute": 3, "streams": None}
+    limits = {"requestsPerMinute": 3, "streams": None, "tokensPerMinute": None, "quota": None}
+    assert answer == {"name": tenant, "blocked": False, **limits}
     codes = [ask(fake_stack, key).status_code for key in (first, second, first)]
     assert codes == [200] * 3
     refused = ask(fake_stack, second)

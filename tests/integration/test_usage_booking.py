@@ -17,6 +17,7 @@ from store.redis import keys
 from store.redis.request_records import RequestRecord
 from store.sql import db
 from store.sql.usage import UsageQuery, UsageStore
+from store.token_budget.settlement import NOTHING
 from store.token_log import outcomes
 from store.token_log.publisher import Publisher
 from store.usage_bill import NATIVE, RELEASED, Bill
@@ -65,7 +66,10 @@ def test_the_script_that_closes_an_attempt_leaves_its_bill(
         for number, closing in enumerate(("release", "end", "nobody's"), 1):
             writer = publisher.writer(f"gen-{number}")
             if closing != "nobody's":
-                writer.bill = lambda kind, data, n=number: json.dumps({"n": n, "kind": kind, "tokens": data["tokens"]})
+                writer.account = lambda kind, data, n=number: (
+                    json.dumps({"n": n, "kind": kind, "tokens": data["tokens"]}),
+                    NOTHING,
+                )
             await writer.open({"worker": "w"})
             writer.text("word", (1, 2))
             if closing == "release":
@@ -82,7 +86,7 @@ def test_a_writer_that_was_superseded_bills_nothing(redis_server: RedisServer, r
     async def work(publisher: Publisher) -> None:
         old, new = publisher.writer("gen-1", 1), publisher.writer("gen-1", 2)
         for writer in (old, new):
-            writer.bill = lambda kind, data, w=writer: json.dumps({"attempt": w.attempt})
+            writer.account = lambda kind, data, w=writer: (json.dumps({"attempt": w.attempt}), NOTHING)
         await old.open({"worker": "a"})
         await new.open({"worker": "b"})
         with pytest.raises(Exception, match="taken over"):

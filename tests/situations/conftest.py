@@ -12,6 +12,9 @@ from store.principal import ALL_SCOPES, Scope
 from store.redis import keys as redis_keys
 from store.sql import db
 from store.sql.api_keys import ApiKeyStore, NewKey
+from store.sql.key_tables import ApiKey
+from store.sql.usage import UsageStore
+from store.usage_bill import Bill
 from testing.faces import Face
 from testing.stack import Process, Stack
 from testing.waiting import until
@@ -57,9 +60,20 @@ class Stage:
             self._faces[kind] = kind(self.stack)
         return self._faces[kind]
 
-    def add_key(self, name: str, scopes: frozenset[Scope] = ALL_SCOPES, models: tuple[str, ...] | None = None) -> str:
+    def add_key(self, name: str, scopes: frozenset[Scope] = ALL_SCOPES, **wanted: Any) -> str:
+        return self.new_key(NewKey(name, scopes, **wanted))[1]
+
+    def new_key(self, wanted: NewKey) -> tuple[ApiKey, str]:
         with self.keys() as keys:
-            return keys.make(NewKey(name, scopes, models=models))[1]
+            return keys.make(wanted)
+
+    def book(self, bill: Bill) -> None:
+        """Book what a request used, as if it had run."""
+        engine = db.connect(self.stack.environment["DATABASE_URL"])
+        try:
+            UsageStore(db.sessions(engine)).book([bill])
+        finally:
+            engine.dispose()
 
     @contextmanager
     def keys(self) -> Iterator[ApiKeyStore]:

@@ -37,6 +37,7 @@ _WAITS = DoesNotApply(
     "a training waits in the database for as long as it takes; nothing is refused for want of a worker"
 )
 _ONE_RUNNER = DoesNotApply("a training holds no stream of its key: it runs without its client")
+_NO_TOKENS = DoesNotApply("a training is not measured by its key's token limits, which are of prompts and answers")
 _KILLED = DoesNotApply("what a training survives is seen in tests/integration/test_training.py")
 _NO_ID = DoesNotApply("the face has no way to name an earlier request")
 _WORDS = DoesNotApply("deployed clients' TrainingRequest has no field that names an adapter")
@@ -69,6 +70,9 @@ TABLE: dict[str, dict[FaceType, Cell]] = {
     "model loading": inference("MODEL_NOT_READY", 5, _WAITS),
     "full queue": inference("INSUFFICIENT_RESOURCES", 5, _WAITS),
     "over the rate": everywhere("RATE_LIMITED", 60),
+    "over the tokens a minute": inference("RATE_LIMITED", 60, _NO_TOKENS),
+    "quota spent": inference("RATE_LIMITED", 86_400, _NO_TOKENS),
+    "larger than the token limit": inference("INVALID_REQUEST", None, _NO_TOKENS),
     "over the streams per key": inference("RATE_LIMITED", 1, _ONE_RUNNER),
     "over the streams per key, by resuming": {
         **dict.fromkeys(FACES, _NO_ID),

@@ -1,12 +1,17 @@
 """Situations in which a call is refused, or ends before it has begun, on a system that is well."""
 
+import time
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 
 import pytest
 
 from store.principal import ALL_SCOPES, Scope
+from store.quota import Quota
+from store.redis import keys as redis_keys
 from store.redis.presence import PresenceAnnouncer, State, WorkerInfo
+from store.sql.api_keys import NewKey
+from store.usage_bill import Bill
 from tasks.broker import queues
 from testing.faces import Answer, Call, NativeStream
 from testing.waiting import until
@@ -73,6 +78,36 @@ def test_key_without_the_scope(stage: Stage, kind: FaceType) -> None:
 def test_key_without_the_model(stage: Stage, kind: FaceType) -> None:
     name = f"models {kind.name}"
     ask(stage, kind, "key without the model", Call(key=stage.add_key(name, models=("another",))), name)
+
+
+@faces
+def test_over_the_tokens_a_minute(stage: Stage, kind: FaceType) -> None:
+    name = f"tokens {kind.name}"
+    row, key = stage.new_key(NewKey(name, ALL_SCOPES, tokens_per_minute=300))
+    seconds, _ = stage.stack.client.time()
+    used = {"minute": 300, "at": seconds * 1000, "rate": 300}
+    stage.stack.client.hset(redis_keys.tokens(row.id), mapping=used)
+    ask(stage, kind, "over the tokens a minute", Call(key=key), name)
+    assert not stage.stack.client.exists(redis_keys.token_reserves(row.id))
+
+
+@faces
+def test_quota_spent(stage: Stage, kind: FaceType) -> None:
+    name = f"quota {kind.name}"
+    row, key = stage.new_key(NewKey(name, ALL_SCOPES, quota=Quota(1000, "day")))
+    now = time.time()
+    bill = Bill(f"gen-{name}"[:40], row.tenant, row.id, "fake", "", "/x", now, now, "finished", 1, True, 900, 0, 100)
+    stage.book(bill)
+    answer = ask(stage, kind, "quota spent", Call(key=key), name)
+    assert "has used 1000" in answer.raw
+
+
+@faces
+def test_larger_than_the_token_limit(stage: Stage, kind: FaceType) -> None:
+    name = f"large {kind.name}"
+    call = Call(key=stage.add_key(name, tokens_per_minute=100), tokens=200)
+    answer = ask(stage, kind, "larger than the token limit", call, name)
+    assert "may use 100 tokens a minute" in answer.raw
 
 
 @faces

@@ -7,6 +7,7 @@ from flask import Flask, Response, after_this_request, current_app, g, request
 from services.container import Services
 from services.context import RequestContext
 from services.limits import Allowance
+from services.token_limits import TokenAllowance
 from store.principal import Principal
 from webapp.gunicorn import admission_gate
 from webapp.gunicorn.connection import client_disconnected
@@ -47,6 +48,10 @@ def _note_allowance(allowance: Allowance) -> None:
     g.allowance = allowance
 
 
+def _note_token_allowance(allowance: TokenAllowance) -> None:
+    g.token_allowance = allowance
+
+
 def context() -> RequestContext:
     """What services are told of the current call."""
     return RequestContext(
@@ -57,4 +62,5 @@ def context() -> RequestContext:
         on_submitted=admission_gate.release,
         on_model_loading=_announce_loading,
         on_counted=_note_allowance,
+        on_tokens_counted=_note_token_allowance,
     )

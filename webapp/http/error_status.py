@@ -43,12 +43,12 @@ def status_of(error: ServiceError) -> int:
 def headers_of(error: ServiceError) -> dict[str, str]:
     headers = {}
     if error.retry_after is not None:
-        # OpenAI's SDK does not retry at all where it is told to wait longer.
-        seconds = min(error.retry_after, _LONGEST_WAIT)
+        # OpenAI's SDK does not obey where it is told to wait longer; where it shall not retry it may know.
+        seconds = min(error.retry_after, _LONGEST_WAIT) if error.worth_retrying else error.retry_after
         headers["Retry-After"] = str(seconds)
         headers["Retry-After-Ms"] = str(seconds * 1000)
-    if error.failure.code in _FINAL:
-        # It would send a 409 again, and again.
+    if error.failure.code in _FINAL or not error.worth_retrying:
+        # It would send a 409, or a 429, again and again.
         headers["X-Should-Retry"] = "false"
     if error.failure.code == Code.UNAUTHORIZED:
         headers["WWW-Authenticate"] = "Bearer"

@@ -6,6 +6,7 @@ import time
 from flask import Flask, Response, g, request
 
 from services.limits import Allowance
+from services.token_limits import TokenAllowance
 from webapp.http.access_log import answer
 
 #: Paths of this face that others know by these names.
@@ -40,11 +41,13 @@ def _write(response: Response) -> Response:
     headers["OpenAI-Version"] = _VERSION
     if path.startswith(_MESSAGES):
         headers["Request-Id"] = request_id()
-    allowance: Allowance | None = g.get("allowance")
-    if allowance is not None:
-        headers["X-RateLimit-Limit-Requests"] = str(allowance.limit)
-        headers["X-RateLimit-Remaining-Requests"] = str(allowance.remaining)
-        headers["X-RateLimit-Reset-Requests"] = _duration(allowance.reset - time.time())
+    requests: Allowance | None = g.get("allowance")
+    tokens: TokenAllowance | None = g.get("token_allowance")
+    for what, allowance in (("Requests", requests), ("Tokens", tokens)):
+        if allowance is not None:
+            headers[f"X-RateLimit-Limit-{what}"] = str(allowance.limit)
+            headers[f"X-RateLimit-Remaining-{what}"] = str(allowance.remaining)
+            headers[f"X-RateLimit-Reset-{what}"] = _duration(allowance.reset - time.time())
     return response
 
 

@@ -21,6 +21,9 @@ def error_body(failure: Failure) -> dict[str, Any]:
     """``error`` with message, type, param and code."""
     kind, code = _WORDS.get(failure.code, ("invalid_request_error", None))
     first = failure.details[0] if failure.details else None
+    if first is not None and first.type == "token_quota":
+        # Clients do not try again where they read these.
+        kind = code = "insufficient_quota"
     sentences = [detail.description for detail in failure.details]
     if failure.code != Code.INVALID_REQUEST:
         # What happened, then what to do: a client shows this one text.

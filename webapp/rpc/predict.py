@@ -12,9 +12,10 @@ import grpc
 import logs
 from services.container import Services
 from services.context import RequestContext
-from services.errors import RequestFailed, ServerStopping, ServiceError, TooManyStreams, as_service_error
+from services.errors import RequestFailed, ServerStopping, ServiceError, as_service_error
 from services.inference.request_stream import ClientDisconnected, ProcessStopping, RequestStream
 from services.inference.service import parse_event_id
+from services.limit_errors import TooManyStreams
 from services.request_log import AnswerRecord
 from store.redis.request_records import RequestRecord
 from store.token_log.entries import Entry, Kind, Outcome

@@ -4,14 +4,16 @@ from datetime import UTC, timedelta
 from typing import Any
 
 from flask import Blueprint, Response, jsonify
-from marshmallow import fields, validate
+from marshmallow import fields, post_load, validate
 
-from services.key_view import describe_key
+from services.key_view import describe_key, describe_quota
+from services.token_limits import HolderUse
 from store.principal import ALL_SCOPES, Bounds, Principal, Scope
-from store.sql.api_keys import NewKey
+from store.quota import PERIODS, Quota
+from store.sql.api_keys import NewKey, quota_columns
 from store.sql.key_tables import Tenant
 from store.tenant import DEFAULT_TENANT
-from timestamps import unix_timestamp
+from timestamps import timestamp, unix_timestamp
 from webapp.http.authentication import authenticate
 from webapp.http.current import principal, services
 from webapp.http.parsing import parse_body, parse_query
@@ -31,6 +33,17 @@ _amount = validate.Range(min=0, max=2**31 - 1)
 _models = (validate.Length(max=1000),)
 
 
+class QuotaSchema(StrictSchema):
+    """Tokens of prompts and answers in each period, which begins by UTC's clock."""
+
+    tokens = Integer(required=True, validate=validate.Range(min=0, max=2**53))
+    per = fields.String(required=True, validate=validate.OneOf(PERIODS))
+
+    @post_load
+    def to_quota(self, data: dict[str, Any], **_: Any) -> Quota:
+        return Quota(data["tokens"], data["per"])
+
+
 def _scopes(**kwargs: Any) -> fields.List:
     return fields.List(fields.Enum(Scope, by_value=True), validate=validate.Length(min=1), **kwargs)
 
@@ -44,6 +57,8 @@ class KeySchema(StrictSchema):
     models = fields.List(Name(validate=validate.Length(min=1, max=256)), validate=_models)
     requests_per_minute = Integer(data_key="requestsPerMinute", validate=_amount)
     streams = Integer(validate=_amount)
+    tokens_per_minute = Integer(data_key="tokensPerMinute", validate=_amount)
+    quota = fields.Nested(QuotaSchema)
     expires_at = fields.AwareDateTime(data_key="expiresAt", format="iso", default_timezone=UTC)
 
 
@@ -55,6 +70,8 @@ class ChangeSchema(StrictSchema):
     models = fields.List(Name(validate=validate.Length(min=1, max=256)), validate=_models, allow_none=True)
     requests_per_minute = Integer(data_key="requestsPerMinute", validate=_amount, allow_none=True)
     streams = Integer(validate=_amount, allow_none=True)
+    tokens_per_minute = Integer(data_key="tokensPerMinute", validate=_amount, allow_none=True)
+    quota = fields.Nested(QuotaSchema, allow_none=True)
     expires_at = fields.AwareDateTime(data_key="expiresAt", format="iso", default_timezone=UTC, allow_none=True)
 
     def drop_nulls(self, data: Any, **_: Any) -> Any:
@@ -67,6 +84,8 @@ class TenantSchema(StrictSchema):
 
     requests_per_minute = Integer(data_key="requestsPerMinute", validate=_amount, allow_none=True)
     streams = Integer(validate=_amount, allow_none=True)
+    tokens_per_minute = Integer(data_key="tokensPerMinute", validate=_amount, allow_none=True)
+    quota = fields.Nested(QuotaSchema, allow_none=True)
     blocked = Flag()
 
     def drop_nulls(self, data: Any, **_: Any) -> Any:
@@ -116,7 +135,13 @@ def show(key_id: str) -> Response:
 @admin_bp.patch("/keys/<key_id>")
 def change(key_id: str) -> Response:
     """Change a key; in force everywhere within two seconds."""
-    return jsonify(describe_key(services().keys.change(principal(), key_id, parse_body(ChangeSchema))))
+    return jsonify(describe_key(services().keys.change(principal(), key_id, _columns(parse_body(ChangeSchema)))))
+
+
+@admin_bp.post("/keys/<key_id>/reset")
+def reset(key_id: str) -> Response:
+    """Let the quota of a key begin anew: what was used in this period counts no more against it."""
+    return jsonify(describe_key(services().keys.reset_quota(principal(), key_id)))
 
 
 @admin_bp.post("/keys/<key_id>/rotate")
@@ -148,16 +173,31 @@ def show_tenant(name: str) -> Response:
 @admin_bp.patch("/tenants/<name>")
 def change_tenant(name: str) -> Response:
     """Change what all keys of a tenant may use together; ``blocked`` refuses them."""
-    given = parse_body(TenantSchema)
+    given = _columns(parse_body(TenantSchema))
     blocked = given.pop("blocked", None)
     return jsonify(_describe_tenant(services().keys.change_tenant(principal(), name, given, blocked)))
 
 
+@admin_bp.post("/tenants/<name>/reset")
+def reset_tenant(name: str) -> Response:
+    """Let the quota of a tenant begin anew."""
+    return jsonify(_describe_tenant(services().keys.reset_tenant_quota(principal(), name)))
+
+
 @own_bp.get("/key")
 def own() -> Response:
-    """What the key of this call may do."""
+    """What the key of this call may do, and what it has used of its token limits."""
     caller = authenticate()
-    return jsonify(_describe_principal(caller))
+    uses = services().token_limits.used(caller)
+    return jsonify({**_describe_principal(caller), "used": [_describe_use(use) for use in uses]})
+
+
+def _columns(given: dict[str, Any]) -> dict[str, Any]:
+    """Return what shall be different as the columns of a key, or a tenant."""
+    if "quota" not in given:
+        return given
+    quota = given.pop("quota")
+    return {**given, **quota_columns(quota)}
 
 
 def _describe_tenant(row: Tenant) -> dict[str, Any]:
@@ -166,6 +206,8 @@ def _describe_tenant(row: Tenant) -> dict[str, Any]:
         "blocked": row.blocked_at is not None,
         "requestsPerMinute": row.requests_per_minute,
         "streams": row.streams,
+        "tokensPerMinute": row.tokens_per_minute,
+        "quota": describe_quota(row.quota),
     }
 
 
@@ -182,5 +224,32 @@ def _describe_principal(caller: Principal) -> dict[str, Any]:
     }
 
 
-def _bounds(bounds: Bounds) -> dict[str, int | None]:
-    return {"requestsPerMinute": bounds.requests_per_minute, "streams": bounds.streams}
+def _bounds(bounds: Bounds) -> dict[str, Any]:
+    return {
+        "requestsPerMinute": bounds.requests_per_minute,
+        "streams": bounds.streams,
+        "tokensPerMinute": bounds.tokens_per_minute,
+        "quota": describe_quota(bounds.quota),
+    }
+
+
+def _describe_use(use: HolderUse) -> dict[str, Any]:
+    holder, count = use.holder, use.count
+    found: dict[str, Any] = {"of": "tenant" if holder.id.startswith("tenant/") else "key", "reserved": count.reserved}
+    if holder.tokens_per_minute:
+        taken = count.minute + count.reserved
+        found["minute"] = {
+            "tokens": holder.tokens_per_minute,
+            "used": count.minute,
+            "remaining": max(0, holder.tokens_per_minute - taken),
+        }
+    if holder.quota is not None and use.period is not None:
+        found["quota"] = {
+            **(describe_quota(holder.quota) or {}),
+            "used": count.used,
+            "remaining": max(0, holder.quota.tokens - count.used - count.reserved),
+            "from": timestamp(use.period[0]),
+            "renewsAt": timestamp(use.period[1]),
+            "zone": "UTC",
+        }
+    return found

@@ -12,9 +12,10 @@ from simple_websocket import ConnectionClosed, Server
 import logs
 from services.container import Services
 from services.context import RequestContext
-from services.errors import InvalidRequest, ServiceError, TooManyStreams, as_service_error
+from services.errors import InvalidRequest, ServiceError, as_service_error
 from services.inference.request_stream import ClientDisconnected, ProcessStopping, RequestStream
 from services.inference.service import parse_event_id
+from services.limit_errors import TooManyStreams
 from services.request_log import AnswerRecord
 from services.training.events import FollowingStopped
 from services.training.service import parse_event_number

@@ -15,6 +15,7 @@ from settings import Settings
 from store.errors import Superseded
 from store.redis.request_records import RequestRecord, load_batched
 from store.redis.responses import Place
+from store.token_budget.settlement import NOTHING, Settlement, settlement
 from store.token_log import outcomes
 from store.token_log.entries import Kind, Outcome, Reason
 from store.token_log.log import LogSnapshot
@@ -81,7 +82,7 @@ async def serve(host: EngineHost, record: RequestRecord, writer: LogWriter) -> S
     task = asyncio.current_task()
     assert task is not None
     active = ActiveRequest(record, writer, task)
-    writer.bill = lambda kind, data: _bill(active, served, kind, data).to_json()
+    writer.account = lambda kind, data: (_bill(active, served, kind, data).to_json(), _settlement(record, kind, data))
     host.active_requests.add(active)
     try:
         async with asyncio.timeout(record.deadline - time.time()):
@@ -176,6 +177,13 @@ def _bill(active: ActiveRequest, served: ServedRequest, kind: str, data: dict[st
     )
 
 
+def _settlement(record: RequestRecord, kind: str, data: dict[str, Any]) -> Settlement:
+    """Return how the token limits are settled: not at all where another worker goes on at once."""
+    final = kind == Kind.END
+    # For a client that left, and may come back, nothing is set aside.
+    return settlement(record, data.get("usage"), final) if final or data["reason"] == Reason.CLIENT_GONE else NOTHING
+
+
 def _is_refusal(data: dict[str, Any]) -> bool:
     return (data.get("error") or {}).get("code") == Code.INVALID_REQUEST
 
@@ -191,6 +199,7 @@ def _request(active: ActiveRequest, settings: Settings, delivered: LogSnapshot) 
         adapter=_adapter_path(payload.get("adapter"), settings.adapters_root),
         priority=record.priority,
         delivered=delivered.tokens,
+        answer_ceiling=payload.get("answer_ceiling"),
     )
 
 

@@ -6,7 +6,8 @@ import pytest
 from redis.exceptions import ConnectionError as RedisConnectionError
 from sqlalchemy.exc import OperationalError
 
-from services.errors import ModelNotFound, RequestFailed, ServiceError, TooManyRequests, as_service_error
+from services.errors import ModelNotFound, RequestFailed, ServiceError, as_service_error
+from services.limit_errors import TooManyRequests
 from store.token_log.outcomes import Code, Detail, Failure
 
 

@@ -8,7 +8,8 @@ import pytest
 import redis
 
 from launcher.redis_server import RedisServer
-from services.errors import TooManyRequests, TooManyStreams
+from services.limit_errors import TooManyRequests, TooManyStreams
+from services.limit_holders import DefaultBounds
 from services.limits import Limits
 from store.principal import Bounds, Principal
 from store.redis import keys
@@ -24,7 +25,7 @@ def closing() -> Iterator[ExitStack]:
 
 
 def limits(client: redis.Redis, server: RedisServer, closing: ExitStack, rate: int = 0, streams: int = 0) -> Limits:
-    made = Limits(client, rate, streams)
+    made = Limits(client, DefaultBounds(rate, streams))
     closing.callback(made.close)
     return made
 
