@@ -2,6 +2,11 @@
 
 import gc
 
+from telemetry import process_files
+
+# Before anything that counts is imported.
+_metrics = process_files.make_folder()
+
 import logs
 from child_process import die_with_parent
 from services.bind_address import InsecureBindError, addresses
@@ -44,3 +49,13 @@ def post_worker_init(worker):
     gc.collect()
     gc.freeze()
     services_of(worker.wsgi).lifecycle.is_stopping = is_stopping(worker)
+
+
+def child_exit(server, worker):
+    """What a process that ended has counted stays counted."""
+    process_files.retire(_metrics, worker.pid)
+
+
+def on_exit(server):
+    """The numbers end with the master."""
+    process_files.remove_folder(_metrics)

@@ -304,6 +304,23 @@ class Settings:
     streams_per_key: int = _var(
         "CY_LLM_STREAMS_PER_KEY", 0, _LIMIT, "what one API key may have running at once", shown="`0` (no limit)"
     )
+    metrics_token: str = _var(
+        "CY_LLM_METRICS_TOKEN",
+        "",
+        env.token,
+        "a token that opens `/metrics` and nothing else, beside keys with the scope `admin`",
+        secret=True,
+    )
+    metrics_host: str = _var(
+        "CY_LLM_METRICS_HOST", "127.0.0.1", parse_host, "where workers and the gRPC process show their metrics"
+    )
+    metrics_port: int = _var(
+        "CY_LLM_METRICS_PORT",
+        0,
+        env.whole(0, 65_535),
+        "the port of that; several processes of a host take the next free ones",
+        shown="`0` (off; `bin/serve`: 9464)",
+    )
     drain: float = _var(
         "CY_LLM_DRAIN_SECONDS",
         30.0,

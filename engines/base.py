@@ -5,6 +5,8 @@ from abc import ABC, abstractmethod
 from collections.abc import AsyncGenerator
 from pathlib import Path
 
+from prometheus_client import CollectorRegistry
+
 from engines.errors import ConfigError, EngineError
 from engines.model_spec import ModelSpec
 from engines.types import Chunk, EngineInfo, GenerateRequest, HttpCall, HttpPart, HttpStart
@@ -35,6 +37,11 @@ class Engine(ABC):
     @abstractmethod
     async def stop(self) -> None:
         """Free everything; it is free when this returns. Running generations end with an error."""
+
+    @property
+    def metrics(self) -> CollectorRegistry | None:
+        """What the engine counts, for Prometheus; None where it counts nothing."""
+        return None
 
     @property
     def can_sleep(self) -> bool:

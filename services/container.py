@@ -25,6 +25,7 @@ from services.limits import Limits
 from services.model_changes import ModelChanges
 from services.models import ModelCatalog
 from services.responses import ResponsesService
+from services.system_state import SystemState
 from services.token_limits import TokenLimits
 from services.training.checks import TrainingChecks
 from services.training.dataset_check import DatasetChecker
@@ -47,6 +48,7 @@ from store.sql.api_keys import ApiKeyStore
 from store.sql.authenticator import ApiKeyAuthenticator
 from store.sql.background_jobs import BackgroundJobStore
 from store.sql.batches import BatchStore
+from store.sql.job_counts import JobCounts
 from store.sql.jobs import JobStore
 from store.sql.models import ModelStore
 from store.sql.tenants import TenantStore
@@ -79,6 +81,7 @@ class Services:
     uploads: UploadService
     batches: BatchService
     health: HealthService
+    system_state: SystemState
     client: redis.Redis
     claim: InstallationClaim
 
@@ -164,6 +167,7 @@ class Services:
             ),
             uploads=UploadService(UploadStore(sessions, file_store), files, access, limits),
             health=HealthService(client, presence, lifecycle, settings.max_queue_size),
+            system_state=SystemState(client, presence, JobCounts(sessions)),
             client=client,
             claim=claim,
         )

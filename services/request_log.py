@@ -4,6 +4,7 @@ import logging
 import time
 from dataclasses import dataclass, field
 
+from services import metrics
 from services.errors import ServiceError
 from store.principal import Principal
 
@@ -26,13 +27,20 @@ class AnswerRecord:
     status: int | None = None
     #: Code of the interface document; empty when all went well.
     code: str = ""
+    #: The operation where it is counted: of few values, whatever clients ask for. Empty is the operation's first word.
+    route: str = ""
 
     def failed(self, error: ServiceError) -> None:
         """Note what the client was told."""
         self.code = error.failure.code
+        kind = error.failure.details[0].type if error.failure.details else ""
+        if kind in metrics.LIMITS:
+            metrics.REFUSED_BY_LIMIT.labels(kind).inc()
 
     def write(self) -> None:
-        """Write the line. No prompt, no key: a key is named."""
+        """Write the line, and count it. No prompt, no key: a key is named."""
+        route = self.route or self.operation.partition(" ")[0]
+        metrics.REQUESTS.labels(self.face, route, self.fields.get("model", ""), self.code).inc()
         extra: dict[str, object] = {"face": self.face, "operation": self.operation}
         if self.status is not None:
             extra["status"] = self.status

@@ -11,6 +11,7 @@ from settings import ROOT, Settings
 from tasks.worker.background.bootstep import BackgroundStep
 from tasks.worker.bootsteps import EngineStep
 from tasks.worker.celery_internals import install_bootstep
+from tasks.worker.metrics import MetricsStep
 from tasks.worker.training.bootstep import TrainingStep
 
 if TYPE_CHECKING:
@@ -36,7 +37,7 @@ sys.path.append(str(ROOT))
 
 app = WorkerCelery("tasks")
 app.config_from_object("celeryconfig")
-for _step in (EngineStep, TrainingStep, BackgroundStep):
+for _step in (EngineStep, TrainingStep, BackgroundStep, MetricsStep):
     install_bootstep(app, _step)
 app.user_options["worker"].add(
     click.Option(("--gpu",), help="GPUs this worker may see, e.g. 0 or 0,1 (sets CUDA_VISIBLE_DEVICES).")

@@ -23,7 +23,7 @@ from webapp.openai import (
 from webapp.openai import error_body as openai_error
 from webapp.openai import views as openai
 from webapp.openai.batches import views as batches
-from webapp.v1 import adapters, health, inference, keys, models, probes, requests, training, usage, websocket
+from webapp.v1 import adapters, health, inference, keys, metrics, models, probes, requests, training, usage, websocket
 from webapp.v1 import error_body as native_error
 
 
@@ -70,6 +70,8 @@ def create_app(settings: Settings) -> Flask:
     # Its view asks whose key it is, whatever that key may do.
     guard.register_public(keys.own_bp)
     guard.register_public(probes.bp)
+    # Its views take the scrape token too.
+    guard.register_public(metrics.bp)
     # A browser cannot send a key in a header: the socket asks for it in its first frame.
     app.config["SOCK_SERVER_OPTIONS"] = {"ping_interval": 25, "max_message_size": settings.max_body_bytes}
     guard.register_socket(websocket.sock)

@@ -7,6 +7,7 @@ from vllm.engine.protocol import EngineClient
 
 from engines.vllm.continuation import ContinuingAsyncLLM
 from engines.vllm.engine import VllmEngine
+from engines.vllm.internals import take_metrics
 from engines.vllm.stats import LoadStats
 
 
@@ -18,5 +19,6 @@ class VllmAsyncEngine(VllmEngine):
     ) -> EngineClient:
         client = ContinuingAsyncLLM.from_engine_args(arguments, stat_loggers=[load.factory()])
         assert isinstance(client, ContinuingAsyncLLM)
+        load.metrics = take_metrics()
         client.set_merge_limit(self.spec.chunk_merge_ms / 1000)
         return client

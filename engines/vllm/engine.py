@@ -14,6 +14,7 @@ from collections.abc import AsyncGenerator, Coroutine
 from contextlib import aclosing
 from typing import Any
 
+from prometheus_client import CollectorRegistry
 from vllm.engine.arg_utils import AsyncEngineArgs
 from vllm.engine.protocol import EngineClient
 
@@ -222,6 +223,10 @@ class VllmEngine(Engine):
         limit = self._client.model_config.max_model_len if self._client else self.spec.max_model_len or 0
         load = self._load
         return EngineInfo(self.spec.id, self.spec.engine, limit, load.running, load.waiting, load.peak_running)
+
+    @property
+    def metrics(self) -> CollectorRegistry | None:
+        return self._load.metrics
 
     @property
     def dead(self) -> bool:

@@ -3,6 +3,7 @@
 from collections.abc import Callable
 from typing import Any
 
+from prometheus_client import CollectorRegistry
 from vllm.config import VllmConfig
 
 from engines.vllm.internals import IterationStats, SchedulerStats, StatLoggerBase
@@ -15,6 +16,8 @@ class LoadStats:
         self.running = 0
         self.waiting = 0
         self.peak_running = 0
+        #: What vLLM counts of the engine.
+        self.metrics: CollectorRegistry | None = None
 
     def factory(self) -> Callable[[VllmConfig, int], StatLoggerBase]:
         """Return what vLLM calls to make a stat logger that reports here."""

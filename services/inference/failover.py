@@ -19,6 +19,7 @@ from redis.exceptions import RedisError
 from services.inference.cancellation import delivered_usage, end_request
 from services.inference.unattended import Unattended
 from services.inference.watched_request import WatchedRequest
+from services.metrics import FAILOVERS, LET_GO, LOST
 from store.redis.presence import SETTLE_SECONDS, Fleet, PresenceReader
 from store.redis.request_records import RequestRecord, RequestStore
 from store.token_log import outcomes
@@ -199,6 +200,7 @@ class Failover:
             self._end(watched, outcomes.given_up(claim.kills))
             return
         log.warning("Sending the next attempt", extra=_log_fields(watched, attempt=claim.attempt, queue=queue))
+        FAILOVERS.labels(LOST if worker_crashed else LET_GO).inc()
         submit.submit(self._redis, self._requests, record, queue, claim.attempt)
 
 

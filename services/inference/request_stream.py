@@ -13,6 +13,7 @@ from services.context import RequestContext
 from services.inference.cancellation import Cancellation
 from services.inference.watched_request import WatchedRequest
 from services.lifecycle import Lifecycle
+from services.metrics import DISCONNECTS, StreamTimes
 from store.redis.request_records import RequestRecord
 from store.token_log.entries import Entry, EntryId, Kind
 from store.token_log.follower import Follower
@@ -56,8 +57,11 @@ class RequestStream:
         lifecycle: Lifecycle,
         keepalive: float,
         chunks_before: int = 0,
+        times: StreamTimes | None = None,
     ) -> None:
+        """``times`` measures the request, for the client that began it."""
         self.record = record
+        self._times = times
         #: Chunks that the client had before: the index of the next one.
         self.chunks_before = chunks_before
         #: When a worker had taken it (``time.monotonic``), the last one that did.
@@ -105,6 +109,8 @@ class RequestStream:
             if entry is not None:
                 if not self._observe_opening(entry):
                     self._watched.observe(entry)
+                    if self._times is not None:
+                        self._times.observe(entry)
                 self._ended = entry.terminal
                 yield entry
             elif self._context.disconnected():
@@ -123,7 +129,10 @@ class RequestStream:
                 continue
             if time.time() > self.record.deadline + DEADLINE_GRACE_SECONDS:
                 self._ended = True
-                yield self._cancellation.end_at_deadline(self.record)
+                last = self._cancellation.end_at_deadline(self.record)
+                if self._times is not None:
+                    self._times.observe(last)
+                yield last
                 return
             if now - max(last_keepalive_at, self._follower.last_entry_at) >= self._keepalive:
                 last_keepalive_at = now
@@ -133,6 +142,7 @@ class RequestStream:
         """The client is not served any more: what nobody else reads is not generated."""
         if self._ended or self.detached:
             return
+        DISCONNECTS.inc()
         try:
             if not self._hub.has_other_followers(self._follower):
                 self._cancellation.release(self.record)
@@ -146,6 +156,8 @@ class RequestStream:
             return False
         self.opened_at = time.monotonic()
         self._watched.observe(entry)
+        if self._times is not None:
+            self._times.observe(entry)
         return True
 
     def _require_active_key(self) -> None:

@@ -22,6 +22,7 @@ from services.inference.watched_request import WatchedRequest
 from services.lifecycle import Lifecycle
 from services.limit_errors import TooManyRequests, TooManyTokens
 from services.limits import Allowance, Limits
+from services.metrics import RESUMES, STREAMS, StreamTimes
 from services.token_limits import TokenAllowance, TokenLimits
 from store.principal import Principal
 from store.redis.request_records import RequestRecord, RequestStore
@@ -108,6 +109,7 @@ class InferenceService:
             self.limits.hold_stream(self.access.current(context.principal), record.id),
             self._attach(context, record, after) as stream,
         ):
+            RESUMES.inc()
             yield stream
 
     @contextmanager
@@ -196,11 +198,12 @@ class InferenceService:
             self.failover.watch(record, route.queue, route.fleet) as watched,
         ):
             submit.submit(self.client, self.requests, record, route.queue, attempt=1)
-            stream = self._stream(context, record, follower, watched)
-            try:
-                yield stream
-            finally:
-                stream.on_disconnect()
+            stream = self._stream(context, record, follower, watched, times=StreamTimes(record))
+            with STREAMS.track_inprogress():
+                try:
+                    yield stream
+                finally:
+                    stream.on_disconnect()
 
     @contextmanager
     def _attach(self, context: RequestContext, record: RequestRecord, after: EntryId) -> Iterator[RequestStream]:
@@ -219,10 +222,11 @@ class InferenceService:
                 watched.observe(entry)
             chunks_before = sum(1 for entry in entries if entry.kind == Kind.TEXT and entry.id <= after)
             stream = self._stream(context, record, follower, watched, chunks_before)
-            try:
-                yield stream
-            finally:
-                stream.on_disconnect()
+            with STREAMS.track_inprogress():
+                try:
+                    yield stream
+                finally:
+                    stream.on_disconnect()
 
     def _stream(
         self,
@@ -231,6 +235,7 @@ class InferenceService:
         follower: Follower,
         watched: WatchedRequest,
         chunks_before: int = 0,
+        times: StreamTimes | None = None,
     ) -> RequestStream:
         return RequestStream(
             context,
@@ -243,6 +248,7 @@ class InferenceService:
             lifecycle=self.lifecycle,
             keepalive=self.keepalive,
             chunks_before=chunks_before,
+            times=times,
         )
 
 

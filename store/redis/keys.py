@@ -39,6 +39,11 @@ def control_channel() -> str:
     return _fixed("control")
 
 
+def metrics_targets() -> str:
+    """Sorted set: processes that show metrics -> Redis time in ms at which they count no more."""
+    return _fixed("metrics")
+
+
 def checks() -> str:
     """List (JSON): data sets that a training worker shall check."""
     return _fixed("train:checks")

@@ -40,5 +40,6 @@ def _write_at_end(response: Response) -> Response:
     line = answer()
     line.principal = g.get("principal")
     line.status = response.status_code
+    line.route = f"{request.method} {request.url_rule.rule}" if request.url_rule else "other"
     response.call_on_close(line.write)
     return response

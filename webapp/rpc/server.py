@@ -11,6 +11,7 @@ from grpc_reflection.v1alpha import reflection
 from configuration.listen_address import join
 from services.bind_address import bind_host
 from services.container import Services
+from services.metrics_targets import Announced, announce
 from settings import Settings
 from webapp.rpc import ai_service_pb2 as pb
 from webapp.rpc import ai_service_pb2_grpc as services_pb
@@ -55,6 +56,10 @@ class Server:
         self._server.start()
         self._health.set("", health_pb2.HealthCheckResponse.SERVING)
         log.info("gRPC is served", extra={"address": self.address})
+
+    def announce_metrics(self, address: str) -> Announced:
+        """Tell Prometheus' list where this process shows its metrics, until the result is closed."""
+        return announce(self._services.client, "grpc", self.address, address)
 
     def stop(self, grace: float) -> None:
         """Take no new calls; those that run end in a state to resume from, or are cut off after ``grace`` seconds."""

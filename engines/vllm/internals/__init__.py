@@ -41,6 +41,7 @@ from engines.vllm.internals.clients import (
     guard_cores,
     resumes_exactly,
 )
+from engines.vllm.internals.metrics import take_metrics
 from engines.vllm.internals.replay import ReplayedRequest, TextReplay, unread_output
 from engines.vllm.internals.tokenizing import (
     default_sampling_params,
@@ -95,6 +96,7 @@ __all__ = [
     "known_parsers",
     "name_adapter",
     "resumes_exactly",
+    "take_metrics",
     "tokenize_chat",
     "tokenize_text",
     "unread_output",

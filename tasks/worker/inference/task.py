@@ -10,6 +10,7 @@ import logs
 from tasks.broker import names
 from tasks.worker.celery_internals import PreAckedRequest, run_on_engine_loop
 from tasks.worker.inference.serving import claim_request, outcome_fields, serve
+from tasks.worker.metrics import SERVED
 
 log = logging.getLogger(__name__)
 
@@ -32,4 +33,5 @@ async def generate(self: Task, request_id: str, model: str, attempt: int = 1) ->
     with logs.bind(**record.log_fields):
         started = time.monotonic()
         served = await serve(host, record, writer)
+        SERVED.labels(record.model, served.outcome).inc()
         log.info("Request done", extra=outcome_fields(served, time.monotonic() - started))

@@ -1,0 +1,1 @@
+"""Numbers for Prometheus: how several processes add theirs up, and how one serves its own."""
