@@ -82,7 +82,7 @@ class SystemState:
                 family.add_metric([value], count)
             yield family
         step = Family("cy_llm_training_step", "Steps of a training that runs.", labels=["job"])
-        steps = Family("cy_llm_training_steps_total_planned", "Steps that it will have.", labels=["job"])
+        steps = Family("cy_llm_training_steps_planned", "Steps that it will have.", labels=["job"])
         loss = Family("cy_llm_training_loss", "Its newest loss.", labels=["job"])
         for job in counts.running:
             step.add_metric([job.id], job.step)

@@ -5,7 +5,9 @@ from dataclasses import dataclass
 from sqlalchemy import func, select
 from sqlalchemy.orm import Session, sessionmaker
 
+from store.sql.batches import BatchStatus
 from store.sql.file_tables import Batch
+from store.sql.jobs import JobStatus
 from store.sql.tables import Adapter, TrainingJob
 
 #: Running trainings that are told of, one set of numbers each.
@@ -26,7 +28,7 @@ class RunningJob:
 class Counts:
     """What there is at one moment."""
 
-    #: Status -> how many.
+    #: Status -> how many; every status is there.
     trainings: dict[str, int]
     batches: dict[str, int]
     #: Base model -> how many.
@@ -51,8 +53,8 @@ class JobCounts:
                 select(TrainingJob).where(TrainingJob.status == "running").order_by(TrainingJob.id).limit(_MOST_RUNNING)
             )
             return Counts(
-                by(TrainingJob.status),
-                by(Batch.status),
+                {**{status.value: 0 for status in JobStatus}, **by(TrainingJob.status)},
+                {**{status.value: 0 for status in BatchStatus}, **by(Batch.status)},
                 by(Adapter.base_model, Adapter.deleted_at.is_(None)),
                 [RunningJob(job.id, job.step, job.total_steps, job.loss) for job in running],
             )
