@@ -12,7 +12,7 @@ from contextvars import ContextVar
 from typing import Any
 
 #: Loggers with a level of their own: a library that vLLM imports sets the root's to ERROR.
-_OWN = ("webapp", "tasks", "store", "engines", "celery")
+_OWN = ("webapp", "tasks", "store", "engines", "telemetry", "celery")
 
 _bound: ContextVar[dict[str, str]] = ContextVar("cy_llm_log_fields")
 

@@ -33,18 +33,22 @@ class ServerClient:
         host = reachable(settings.host)
         return cls(f"http://{join(host, settings.port)}", f"http://{join(host, settings.openai_port)}", key)
 
+    def close(self) -> None:
+        """End the connections; a command that ends does so too."""
+        self._http.close()
+
     def call(self, method: str, path: str, **options: Any) -> dict[str, Any]:
         """Return a JSON answer of the native API. Raises ``click.ClickException`` with the server's words."""
         answer: dict[str, Any] = self._request(method, path, **options).json()
         return answer
 
-    def text(self, method: str, path: str, **options: Any) -> str:
-        """As :meth:`call`, of an answer that is text."""
-        return self._request(method, path, **options).text
+    def text(self, method: str, path: str, *, root: bool = False, **options: Any) -> str:
+        """As :meth:`call`, of an answer that is text; ``root``: of a path outside the API."""
+        return self._request(method, path, "" if root else "/api/v1", **options).text
 
-    def _request(self, method: str, path: str, **options: Any) -> httpx.Response:
+    def _request(self, method: str, path: str, below: str = "/api/v1", **options: Any) -> httpx.Response:
         try:
-            response = self._http.request(method, f"{self._url}/api/v1{path}", **options)
+            response = self._http.request(method, f"{self._url}{below}{path}", **options)
         except httpx.HTTPError as error:
             raise _no_answer(self._url, error) from error
         _require_success(response)

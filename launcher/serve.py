@@ -39,6 +39,11 @@ from text import clean_token, decode, is_token, tolerate_any_terminal
 
 #: A developer's Ctrl-C need not wait as long as a rolling restart.
 _DEVELOPMENT_DRAIN_SECONDS = 10.0
+#: The first port on which workers and the gRPC process show their metrics (OpenTelemetry's for Prometheus).
+_METRICS_PORT = 9464
+#: Flower's, as the Procfile has it.
+_FLOWER_PORT = 5555
+_FLOWER_USER = "cy-llm"
 #: What a process may take to end beside its drain. Seconds.
 _STOP_GRACE_SECONDS = 15.0
 #: How often the start is told to go on. Seconds.
@@ -59,6 +64,8 @@ def main(arguments: list[str] | None = None) -> int:
     environment["PATH"] = f"{Path(sys.executable).parent}{os.pathsep}{environment.get('PATH', '')}"
     if not is_given(environment, "CY_LLM_DRAIN_SECONDS"):
         environment["CY_LLM_DRAIN_SECONDS"] = str(_DEVELOPMENT_DRAIN_SECONDS)
+    if not is_given(environment, "CY_LLM_METRICS_PORT"):
+        environment["CY_LLM_METRICS_PORT"] = str(_METRICS_PORT)
     server: RedisServer | None = None
     try:
         registry = load_registry(settings.config_path, **settings.registry_options)
@@ -76,6 +83,8 @@ def main(arguments: list[str] | None = None) -> int:
         redis_url = environment["REDIS_URL"]
         if server is None:
             InstallationClaim(connect(redis_url), db.sessions(db.connect(settings.database_url))).require()
+        if not is_given(environment, "FLOWER_BASIC_AUTH"):
+            environment["FLOWER_BASIC_AUTH"] = f"{_FLOWER_USER}:{_make_key(settings.var / 'flower_password')}"
         api_key = settings.api_key or environment["CY_LLM_API_KEY"]
         settings = replace(settings, redis_url=redis_url, api_key=api_key)
         return _Session(settings, environment, model, server).run()
@@ -158,7 +167,12 @@ def _specs(
         "gpu-infer": WhenServing(client, "infer@", model),
         "gpu-train": when_settled,
         "cpu-work": when_settled,
+        "flower": when_listening("127.0.0.1", _FLOWER_PORT),
     }
+    if listens("127.0.0.1", _FLOWER_PORT):
+        # Somebody else's, or another installation's: nothing that is served needs it.
+        _say(f"port {_FLOWER_PORT} is in use, Flower is not started")
+        del ready["flower"]
     commands = procfile(ROOT / "Procfile")
     specs = [
         ProcessSpec(name, shlex.split(commands[name]), environment, ROOT, is_ready, grace)
@@ -204,6 +218,8 @@ def _banner(settings: Settings, model: str) -> str:
   OpenAI   http://{join(host, settings.openai_port)}/v1
   gRPC     {join(host, settings.grpc_port)}
   Key      {settings.api_key}
+  Flower   http://localhost:{_FLOWER_PORT} ({_FLOWER_USER}; the password is in {settings.var / "flower_password"})
+  Metrics  http://{join(host, settings.port)}/metrics (with the key)
   Logs     {settings.var / "log"}
 
 Try it:

@@ -1,5 +1,6 @@
 """What Prometheus reads: of several processes as one, across their ends, with few labels, and not by everybody."""
 
+import json
 import os
 import re
 import secrets
@@ -11,7 +12,9 @@ from typing import Any
 import httpx
 import psutil
 import pytest
+from click.testing import CliRunner
 
+from cli.__main__ import cli
 from testing.stack import KEY, Process, Stack
 from testing.waiting import until
 from tests.conftest import FAKE_MODELS
@@ -221,3 +224,35 @@ def test_limits_and_leavers(front: Front) -> None:
         assert front.value("cy_llm_streams") == 1
     until(lambda: front.value("cy_llm_disconnects_total") == left + 1, 10, "the client's leaving is counted")
     until(lambda: front.value("cy_llm_streams") == 0, 10, "nobody is followed")
+
+
+def test_status_on_one_screen(front: Front, monkeypatch: pytest.MonkeyPatch) -> None:
+    for name, value in (
+        ("CY_LLM_PORT", str(front.stack.port)),
+        ("CY_LLM_OPENAI_PORT", str(front.stack.openai_port)),
+        ("CY_LLM_HOST", "127.0.0.1"),
+        ("CY_LLM_API_KEY", KEY),
+    ):
+        monkeypatch.setenv(name, value)
+    front.ask()
+    found = json.loads(run_status("--json"))
+    assert found["redis"] is found["database"] is True
+    assert found["workerStates"]["ready"] == 1
+    assert [worker["name"] for worker in found["workers"]] == ["w1@test"]
+    assert {"id": "fake", "status": "ready"} in found["models"]
+    assert found["requests"] >= 1
+    with ThreadPoolExecutor(1) as pool:
+        running = pool.submit(front.ask, 40, "slow")
+        until(lambda: front.value("cy_llm_streams") == 1, 10, "it runs")
+        screen = run_status()
+        running.result()
+    assert "w1@test" in screen
+    assert "1 streams" in screen
+    tokens = re.search(r"([\d.]+) tokens/s", screen)
+    assert tokens
+
+
+def run_status(*arguments: str) -> str:
+    result = CliRunner().invoke(cli, ["status", *arguments])
+    assert result.exit_code == 0, result.output
+    return result.output
