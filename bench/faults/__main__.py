@@ -9,7 +9,7 @@ import tempfile
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from bench.faults import training
+from bench.faults import training, usage
 from testing.faults.client import Outcome
 from testing.faults.kinds import FAULTS, Fault, Fleet
 from testing.faults.rounds import MODELS, run_round
@@ -92,4 +92,5 @@ def print_matrix(fleet: Fleet, rows: list[Fault], rounds: int, expected: list[st
 
 
 if __name__ == "__main__":
-    sys.exit(training.main() if sys.argv[1:2] == ["training"] else main())
+    others = {"training": training.main, "usage": usage.main}
+    sys.exit(others.get(" ".join(sys.argv[1:2]), main)())
