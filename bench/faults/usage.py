@@ -209,9 +209,7 @@ def main() -> int:
     parser = argparse.ArgumentParser(prog="python -m bench.faults usage", description=__doc__)
     parser.add_argument("--seconds", type=float, default=180)
     parser.add_argument("--clients", type=int, default=12)
-    parser.add_argument(
-        "--pause", type=float, default=4, help="seconds between a whole fleet and the next kill"
-    )
+    parser.add_argument("--pause", type=float, default=4, help="seconds between a whole fleet and the next kill")
     arguments = parser.parse_args(sys.argv[2:])
     with tempfile.TemporaryDirectory(prefix="cy-llm-usage-") as folder:
         stack = Stack(Path(folder), MODELS, env={"CY_LLM_WEB_THREADS": "128"})
