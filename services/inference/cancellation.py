@@ -7,16 +7,15 @@ from typing import Any
 import redis
 from redis.exceptions import RedisError
 
+from store.ending import delivered_usage, end_request
 from store.redis import control
 from store.redis.control import Command
 from store.redis.request_records import RequestRecord
-from store.token_budget.settlement import settlement
 from store.token_log import log as token_log
 from store.token_log import outcomes
 from store.token_log.entries import LAST_SEQUENCE, Entry, EntryId, Kind, Reason, encode
 from store.token_log.hub import Hub
 from store.token_log.log import LogSnapshot
-from store.usage_bill import Bill
 
 log = logging.getLogger(__name__)
 
@@ -87,16 +86,3 @@ class Cancellation:
 
     def _end(self, record: RequestRecord, data: dict[str, Any]) -> bool:
         return end_request(self._redis, record, self._ttl, data)
-
-
-def delivered_usage(client: redis.Redis, record: RequestRecord) -> dict[str, int] | None:
-    """Return what was delivered of a request that no worker ends; only a worker knows what its prompt came to."""
-    count = token_log.snapshot(client, record.id).delivered_tokens
-    return {"prompt_tokens": 0, "completion_tokens": count, "total_tokens": count} if count else None
-
-
-def end_request(client: redis.Redis, record: RequestRecord, ttl: int, data: dict[str, Any]) -> bool:
-    """End a request's log from outside its worker, and tell what it used. False when it had ended."""
-    bill = Bill.of(record, data["outcome"], data.get("usage"))
-    settled = settlement(record, data.get("usage"), final=True)
-    return token_log.end(client, record.id, ttl, data, bill.to_json(), settled)

@@ -16,10 +16,10 @@ from contextlib import contextmanager
 import redis
 from redis.exceptions import RedisError
 
-from services.inference.cancellation import delivered_usage, end_request
 from services.inference.unattended import Unattended
 from services.inference.watched_request import WatchedRequest
 from services.metrics import FAILOVERS, LET_GO, LOST
+from store.ending import delivered_usage, end_request
 from store.redis.presence import SETTLE_SECONDS, Fleet, PresenceReader
 from store.redis.request_records import RequestRecord, RequestStore
 from store.token_log import outcomes

@@ -2,6 +2,7 @@
 
 import asyncio
 import json
+import time
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -12,12 +13,13 @@ from sqlalchemy.exc import OperationalError
 from sqlalchemy.orm import Session, sessionmaker
 
 from launcher.redis_server import RedisServer
-from services.inference.cancellation import delivered_usage, end_request
+from store.ending import delivered_usage, end_forgotten, end_request
 from store.redis import keys
-from store.redis.request_records import RequestRecord
+from store.redis.request_records import RequestRecord, RequestStore
 from store.sql import db
 from store.sql.usage import UsageQuery, UsageStore
 from store.token_budget.settlement import NOTHING
+from store.token_log import log as token_log
 from store.token_log import outcomes
 from store.token_log.publisher import Publisher
 from store.usage_bill import NATIVE, RELEASED, Bill
@@ -230,3 +232,35 @@ def test_a_bill_that_no_database_takes_holds_up_no_other(
     assert booked(store) == {"gen-1": (2, 5), "gen-3": (2, 5)}
     assert redis_client.xlen(keys.bills()) == 0
     assert "A bill cannot be booked: IntegrityError" in caplog.text
+
+
+def test_requests_that_nobody_ends_are_ended_and_billed(redis_server: RedisServer, redis_client: redis.Redis) -> None:
+    """Their worker was killed, or let go for a client that never came back; nobody follows them."""
+
+    async def work(publisher: Publisher) -> None:
+        killed, left, ended, young, line = (publisher.writer(f"gen-{n}") for n in range(1, 6))
+        for writer in (killed, left, ended, young, line):
+            await writer.open({"worker": "w"})
+            writer.text("some", (1, 2, 3))
+        await left.release({"reason": "client_gone", "usage": {"prompt_tokens": 7, "completion_tokens": 3}})
+        await ended.end(outcomes.cancelled(None))
+        await line.release({"reason": "preempted", "usage": None})
+        while not (killed.settled and young.settled):
+            await asyncio.sleep(0.001)
+
+    publish(redis_server.url, work)
+    requests, now = RequestStore(redis_client, 600), time.time()
+    for number, late, background in ((1, 100, False), (2, 100, False), (3, 100, False), (4, 10, False), (5, 100, True)):
+        payload = {"tenant": "acme", "background": background}
+        record = RequestRecord(f"gen-{number}", RequestRecord.GENERATE, "demo", "k", now - late, payload)
+        requests.save(record)
+    assert end_forgotten(redis_client, 600, 60) == 2
+    assert end_forgotten(redis_client, 600, 60) == 0
+    lines = [json.loads(fields[b"b"]) for _, fields in redis_client.xrange(keys.bills())]
+    assert {(line["id"], line["outcome"], line["prompt_tokens"], line["completion_tokens"]) for line in lines} == {
+        ("gen-1", "error", 0, 3),
+        ("gen-2", "cancelled", 7, 3),
+    }
+    assert [line["final"] for line in lines] == [True, True]
+    last = token_log.last(redis_client, "gen-5")
+    assert last is not None and not last.terminal

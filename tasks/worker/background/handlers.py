@@ -5,8 +5,10 @@ from collections.abc import Callable
 from datetime import timedelta
 from typing import Any
 
+from store import ending
 from store.files.files import FileStore
 from store.files.uploads import UploadStore
+from store.redis.client import connect
 from store.sql.adapters import AdapterStore
 from store.sql.background_jobs import BackgroundJobStore
 from store.sql.batches import BatchStore
@@ -22,6 +24,8 @@ log = logging.getLogger(__name__)
 _KEEP_ENDED_SECONDS = 86_400.0
 #: How long a batch's folder is left alone. Seconds.
 _KEEP_LEFT_SECONDS = 3600.0
+#: How long after its deadline a request is left to those who follow it. Seconds.
+_FORGOTTEN_SECONDS = 60.0
 
 
 def expire(context: HandlerContext, payload: dict[str, Any]) -> str:
@@ -40,8 +44,15 @@ def expire(context: HandlerContext, payload: dict[str, Any]) -> str:
     return f"{len(purged)} adapters, {expired} files, {forgotten} jobs, {folded} records of usage"
 
 
+def end_forgotten(context: HandlerContext, payload: dict[str, Any]) -> str:
+    """End requests that nobody ends any more: their worker is gone, and so is their client."""
+    settings = context.settings
+    with connect(settings.redis_url) as client:
+        return f"{ending.end_forgotten(client, settings.stream_ttl, _FORGOTTEN_SECONDS)} requests"
+
+
 Handler = Callable[[HandlerContext, dict[str, Any]], str]
 
-HANDLERS: dict[str, Handler] = {"expire": expire, BATCHES: batch_process.run}
+HANDLERS: dict[str, Handler] = {"expire": expire, "end-forgotten": end_forgotten, BATCHES: batch_process.run}
 #: Kind -> how often it is due. Seconds.
-PERIODIC = {"expire": 60.0}
+PERIODIC = {"expire": 60.0, "end-forgotten": 120.0}
