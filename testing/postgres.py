@@ -5,7 +5,7 @@ import shutil
 import socket
 import subprocess
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from importlib.util import find_spec
 from pathlib import Path
@@ -26,9 +26,17 @@ def find_binaries() -> Path | None:
 
 
 @contextmanager
-def server(binaries: Path) -> Iterator[str]:
-    """Run a server and yield its address."""
+def server(
+    binaries: Path, host: str = "127.0.0.1", inside: Sequence[str] = (), trusted: str | None = None
+) -> Iterator[str]:
+    """Run a server and yield its address.
+
+    ``inside``: what its commands begin with, for another network namespace (as root); ``trusted``: addresses that
+    may connect beside its own host's.
+    """
     user = _UNPRIVILEGED if os.geteuid() == 0 else None
+    # Who enters a namespace must be root until it is inside.
+    begins = [*inside, "runuser", "-u", _UNPRIVILEGED, "--"] if inside else []
     with tempfile.TemporaryDirectory(prefix="cy-llm-pg-", dir="/tmp") as folder:
         if user:
             shutil.chown(folder, user)
@@ -39,8 +47,8 @@ def server(binaries: Path) -> Iterator[str]:
 
         def call(*command: str) -> None:
             subprocess.run(
-                [str(binaries / command[0]), *command[1:]],
-                user=user,
+                [*begins, str(binaries / command[0]), *command[1:]],
+                user=None if inside else user,
                 cwd=folder,
                 check=True,
                 stdout=subprocess.DEVNULL,
@@ -48,9 +56,12 @@ def server(binaries: Path) -> Iterator[str]:
             )
 
         call("initdb", "-D", str(data), "-U", "postgres", "--auth=trust", "--encoding=UTF8", "--no-sync")
-        options = f"-p {port} -c listen_addresses=127.0.0.1 -c unix_socket_directories={folder} -c fsync=off"
+        if trusted:
+            with (data / "pg_hba.conf").open("a") as file:
+                file.write(f"host all all {trusted} trust\n")
+        options = f"-p {port} -c listen_addresses={host} -c unix_socket_directories={folder} -c fsync=off"
         call("pg_ctl", "-D", str(data), "-w", "-o", options, "-l", str(Path(folder) / "log"), "start")
         try:
-            yield f"postgresql://postgres@127.0.0.1:{port}/postgres"
+            yield f"postgresql://postgres@{host}:{port}/postgres"
         finally:
             call("pg_ctl", "-D", str(data), "-m", "immediate", "stop")
