@@ -12,12 +12,16 @@ from tasks.worker.background.bootstep import BackgroundStep
 from tasks.worker.bootsteps import EngineStep
 from tasks.worker.celery_internals import install_bootstep
 from tasks.worker.metrics import MetricsStep
+
+# Its commands are known to the command line too, which asks workers for them.
+from tasks.worker.remote_commands import drain, engine  # noqa: F401
 from tasks.worker.training.bootstep import TrainingStep
 
 if TYPE_CHECKING:
     from tasks.worker.background.runner import BackgroundRunner
     from tasks.worker.engine_host import EngineHost
-    from tasks.worker.training.bootstep import TrainingContext
+    # Its commands are known to the command line too, which asks workers for them.
+from tasks.worker.training.bootstep import TrainingContext
 
 
 class WorkerCelery(Celery):

@@ -7,6 +7,7 @@ import signal
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
+from typing import Any
 
 import httpx
 import pytest
@@ -153,6 +154,28 @@ def test_queue_and_events_hold_ids_and_no_prompt(own_stack: Stack) -> None:
     received = [message for message in messages if b"task-received" in message]
     assert any(TASK_GENERATE.encode() in message and answer["id"].encode() in message for message in received)
     assert not any(b"secret" in message for message in messages)
+
+
+def celery(stack: Stack, *words: str) -> Any:
+    """What ``celery -A tasks`` prints."""
+    process = stack.run("celery", [script("celery"), "-A", "tasks", *words])
+    assert process.wait(60) == 0, process.tail()
+    return json.loads(process.log.read_text().splitlines()[-1])
+
+
+def test_inspect_engine_and_control_drain(own_stack: Stack) -> None:
+    worker = own_stack.start_worker("w", ["--models", "fake,slow"])
+    own_stack.start_web()
+    [told] = celery(own_stack, "inspect", "--json", "engine").values()
+    assert set(told["engines"]) == {"fake", "slow"}
+    assert told["models"]["fake"]["state"] == "ready"
+    assert told["in_flight"] == 0
+    with streaming(own_stack, "slow", 40) as stream:
+        next(stream)
+        celery(own_stack, "control", "--json", "drain")
+        # What runs is finished first.
+        assert [event for event in stream if event.data][-1].data == "[DONE]"
+    assert worker.wait(30) == 0
 
 
 def decoded(message: bytes) -> bytes:

@@ -92,3 +92,7 @@ class TrainingStep(bootsteps.StartStopStep):
         self._watcher.stop()
 
     terminate = stop
+
+    def info(self, worker: Any) -> dict[str, Any]:
+        """Shown by ``celery inspect stats`` and on Flower's worker page."""
+        return {"training": worker.app.training.runner.progress()}

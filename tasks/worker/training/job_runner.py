@@ -36,6 +36,15 @@ class JobRunner:
         self._publisher = publisher
         self._name = name
         self._stopping = stopping
+        #: The job that it has now.
+        self._job_id: str | None = None
+
+    def progress(self) -> dict[str, Any]:
+        """Return the job that it has now and how far that is; empty for none. Raises ``SQLAlchemyError``."""
+        job = None if self._job_id is None else self._jobs.load(self._job_id)
+        if job is None:
+            return {}
+        return {"job": job.id, "step": job.step, "total_steps": job.total_steps, "epoch": job.epoch, "loss": job.loss}
 
     def run(self, job_id: str) -> Adapter | None:
         """Run a job if nobody else does; return the adapter that came of it, if one did."""
@@ -43,6 +52,7 @@ class JobRunner:
         if lease is None:
             log.info("Nothing to do: the job has ended, or another runner has it", extra={"job_id": job_id})
             return None
+        self._job_id = job_id
         try:
             return self._run(lease)
         except LeaseLostError as error:
@@ -53,6 +63,8 @@ class JobRunner:
             log.exception("The job's runner failed", extra={"job_id": job_id})
             message = "The training worker could not finish the job; its log tells why. The job can be resumed"
             self._jobs.finish(lease, JobStatus.FAILED, message, error_code="runner")
+        finally:
+            self._job_id = None
         return None
 
     def _run(self, lease: Lease) -> Adapter | None:
