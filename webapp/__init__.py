@@ -5,7 +5,7 @@ from flask import Flask
 from services.container import Services
 from settings import Settings
 from store.principal import Scope
-from webapp.http import access_log, body, current, paths
+from webapp.http import access_log, body, current, paths, security_headers
 from webapp.http.authentication import BlueprintGuard
 from webapp.http.cors import Cors
 from webapp.http.error_handlers import ErrorHandlers, Face
@@ -36,6 +36,7 @@ def create_app(settings: Settings) -> Flask:
     current.install(app, Services.create(settings))
     access_log.register(app)
     paths.install(app)
+    security_headers.install(app)
     answer_headers.install(app)
     ErrorHandlers(
         app,
