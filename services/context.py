@@ -37,6 +37,8 @@ class RequestContext:
     operation: str = ""
     #: '' where the client gave none.
     idempotency_key: str = ""
+    #: The trace that the call belongs to; '' where the client told none.
+    trace_id: str = ""
     #: How long the client would wait, in seconds; the system's own bound holds in any case.
     timeout: float | None = None
     #: Tells whether the client has left. Called from the thread that follows the request.

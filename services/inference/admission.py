@@ -97,6 +97,7 @@ class Admission:
                     "tenant": context.principal.tenant,
                     **_limited(need, measured, counts_in_minute=True),
                     **({"answer_ceiling": need.ceiling} if need else {}),
+                    **_traced(context),
                 },
                 priority=request.priority,
                 worker_hint=request.worker_hint,
@@ -150,7 +151,7 @@ class Admission:
                 detached=request.detached,
                 priority=HIGHEST_PRIORITY if request.light else 0 if request.background else prepared.priority,
             )
-            record.payload.update(_limited(need, measured, counts_in_minute=not request.background))
+            record.payload.update(_limited(need, measured, counts_in_minute=not request.background), **_traced(context))
             return record, route
 
         return self._begin_once(context, request.body, make_record, request.on_record)
@@ -234,6 +235,11 @@ def _limited(need: TokenNeed | None, measured: tuple[Holder, ...], counts_in_min
     if need is None:
         return {}
     return {FIELD: measured_by((holder.id for holder in measured), need.tokens, counts_in_minute)}
+
+
+def _traced(context: RequestContext) -> dict[str, str]:
+    """Return what the payload holds of the trace, so that the lines of every process name it."""
+    return {"trace_id": context.trace_id} if context.trace_id else {}
 
 
 def _require_room(wanted: int | None, engine: dict[str, Any] | None) -> None:

@@ -138,7 +138,8 @@ class RequestRecord:
     @property
     def log_fields(self) -> dict[str, str]:
         """The fields on every log line of the request, in every process."""
-        return {"request_id": self.id, "model": self.model, **self.metadata}
+        trace = self.payload.get("trace_id")
+        return {"request_id": self.id, "model": self.model, **({"trace_id": trace} if trace else {}), **self.metadata}
 
 
 _FIELDS = frozenset(field.name for field in fields(RequestRecord))

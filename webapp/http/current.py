@@ -8,6 +8,7 @@ from services.container import Services
 from services.context import RequestContext
 from services.limits import Allowance
 from services.token_limits import TokenAllowance
+from services.trace_parent import trace_id_of
 from store.principal import Principal
 from webapp.gunicorn import admission_gate
 from webapp.gunicorn.connection import client_disconnected
@@ -57,6 +58,7 @@ def context() -> RequestContext:
     return RequestContext(
         principal=g.principal,
         operation=request.path,
+        trace_id=trace_id_of(request.headers.get("traceparent")),
         idempotency_key=request.headers.get("Idempotency-Key", ""),
         disconnected=client_disconnected(),
         on_submitted=admission_gate.release,

@@ -10,6 +10,7 @@ from google.protobuf.message import DecodeError
 from services.access import Access
 from services.errors import InvalidRequest, as_service_error
 from services.request_log import AnswerRecord
+from services.trace_parent import trace_id_of
 from store.principal import Principal, Scope
 from text import clean_token
 from webapp.rpc.status import abort
@@ -22,8 +23,11 @@ _TRAINING = ("/cy.llm.AiTraining/", "/cy.llm.TrainingService/")
 class CurrentCall:
     """What a servicer is told of the call besides gRPC's own context."""
 
-    def __init__(self, principal: Principal, operation: str, idempotency_key: str, line: AnswerRecord) -> None:
+    def __init__(
+        self, principal: Principal, operation: str, idempotency_key: str, line: AnswerRecord, trace_id: str = ""
+    ) -> None:
         self.principal = principal
+        self.trace_id = trace_id
         self.idempotency_key = idempotency_key
         self.operation = operation
         self.line = line
@@ -114,7 +118,8 @@ class _Answering:
         except Exception as error:
             self._fail(error)
             raise
-        self._call = CurrentCall(principal, self._details.method, self._idempotency_key, self._line)
+        trace_id = trace_id_of(str(self._metadata.get("traceparent", "")))
+        self._call = CurrentCall(principal, self._details.method, self._idempotency_key, self._line, trace_id)
         _current.set(self._call)
 
     def __exit__(self, kind: Any, error: BaseException | None, trace: Any) -> None:

@@ -49,6 +49,7 @@ class PredictCall:
         self._principal = call.principal
         self._operation = call.operation
         self._idempotency_key = call.idempotency_key
+        self._trace_id = call.trace_id
         #: What the sending thread has still to do: an error, ``_Closed``, a message, or a writer with its entry.
         self._waiting: deque[Any] = deque()
         self._arrived = threading.Condition()
@@ -153,6 +154,7 @@ class PredictCall:
             self._principal,
             self._operation,
             idempotency_key=self._idempotency_key,
+            trace_id=self._trace_id,
             timeout=self._context.time_remaining(),
             disconnected=self._disconnected.is_set,
             on_model_loading=self._announce_loading,

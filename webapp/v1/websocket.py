@@ -25,6 +25,7 @@ from simple_websocket import Server
 
 from services.errors import PermissionDenied, ServiceError, Unauthenticated, as_service_error
 from services.request_log import AnswerRecord
+from services.trace_parent import trace_id_of
 from store.principal import Principal, Scope
 from webapp.http.authentication import authenticate
 from webapp.http.current import services
@@ -60,7 +61,8 @@ def websocket(ws: Server) -> None:
         line.write()
         ws.close(_close_code(known), str(known))
         return
-    connection = WebSocketConnection(services(), ws, principal)
+    trace_id = trace_id_of(request.headers.get("traceparent"))
+    connection = WebSocketConnection(services(), ws, principal, trace_id)
     try:
         connection.serve()
     finally:

@@ -49,7 +49,8 @@ _Frame = dict[str, Any]
 class WebSocketConnection:
     """A reader (the call's thread), one writer, and a thread for each request."""
 
-    def __init__(self, services: Services, ws: Server, principal: Principal) -> None:
+    def __init__(self, services: Services, ws: Server, principal: Principal, trace_id: str = "") -> None:
+        self._trace_id = trace_id
         self._services = services
         self._ws = ws
         self._principal = principal
@@ -146,7 +147,11 @@ class WebSocketConnection:
 
     def _context(self, idempotency_key: str = "") -> RequestContext:
         return RequestContext(
-            self._principal, _PATH, idempotency_key=idempotency_key, disconnected=self._disconnected.is_set
+            self._principal,
+            _PATH,
+            idempotency_key=idempotency_key,
+            trace_id=self._trace_id,
+            disconnected=self._disconnected.is_set,
         )
 
     def _line(self, kind: str) -> AnswerRecord:
