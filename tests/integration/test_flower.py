@@ -13,6 +13,8 @@ from testing.stack import Stack, free_port, script
 from testing.waiting import until
 from tests.conftest import FAKE_MODELS
 
+pytestmark = pytest.mark.full
+
 
 @pytest.fixture(scope="module")
 def flower(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:

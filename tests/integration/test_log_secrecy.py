@@ -16,6 +16,8 @@ from tests.conftest import FAKE_MODELS
 #: In every prompt, every wrong body and every wrong key of this test.
 SECRET = f"zebra{secrets.token_hex(6)}"
 
+pytestmark = pytest.mark.full
+
 
 @pytest.fixture(scope="module", params=["INFO", "DEBUG"])
 def stack(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Stack]:

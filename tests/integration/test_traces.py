@@ -12,6 +12,8 @@ from testing.waiting import until
 from testing.websocket import start, until_done
 from tests.conftest import FAKE_MODELS
 
+pytestmark = pytest.mark.full
+
 
 @pytest.fixture(scope="module")
 def stack(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Stack]:
