@@ -85,6 +85,8 @@ class Cluster:
 
     def __init__(self, folder: Path, database: str, stack: ExitStack) -> None:
         self._folder = folder
+        #: There once most of the streams that run have text.
+        self.begun = folder / "begun"
         self._stack = stack
         config = folder / "config.json"
         config.write_text(json.dumps({"default": "demo", "models": MODELS}))
@@ -124,8 +126,10 @@ class Cluster:
 
     def once(self, host: str, *command: str) -> str:
         done = subprocess.run(
-            [*inside(host), *command], env=self._environment, cwd=ROOT, check=True, capture_output=True, text=True
+            [*inside(host), *command], env=self._environment, cwd=ROOT, capture_output=True, text=True
         )
+        if done.returncode:
+            raise AssertionError(f"{command[0]} on {host} ended with {done.returncode}:\n{done.stderr[-2000:]}")
         return done.stdout
 
     def start(self) -> None:
@@ -144,13 +148,15 @@ class Cluster:
         """How many workers the front door believes to be healthy."""
         try:
             found = json.loads(self.once("front", sys.executable, "-m", "bench.two_hosts", "--health"))
-        except subprocess.CalledProcessError:
+        except AssertionError:
             return 0
         return int(found["components"].get("coordinator", {}).get("details", {}).get("workers", {}).get("healthy", 0))
 
     def streams(self, count: int) -> list[dict[str, Any]]:
         """Run streams from the front door's host; what each client got."""
-        told = self.once("front", sys.executable, "-m", "bench.two_hosts", "--drive", str(count))
+        self.begun.unlink(missing_ok=True)
+        drive = [sys.executable, "-m", "bench.two_hosts", "--drive", str(count), "--begun", str(self.begun)]
+        told = self.once("front", *drive)
         found: list[dict[str, Any]] = json.loads(told)
         return found
 
@@ -162,11 +168,14 @@ class _Door:
         return httpx.Client(base_url=f"{_API}/api/v1", headers={"X-API-Key": KEY}, timeout=60, trust_env=False)
 
 
-def _drive(count: int) -> list[Outcome]:
+def _drive(count: int, begun: Path) -> list[Outcome]:
+    """Run streams; ``begun`` is made when most of them have text."""
     clients = [Client(_Door(), body) for body in bodies(count)]  # type: ignore[arg-type]
     threads = [threading.Thread(target=client.run) for client in clients]
     for thread in threads:
         thread.start()
+    until(lambda: sum(bool(client.outcome.offsets) for client in clients) >= count * 3 // 4, 60, "streams run")
+    begun.touch()
     for thread in threads:
         thread.join()
     return [client.outcome for client in clients]
@@ -176,10 +185,11 @@ def main() -> int:
     parser = argparse.ArgumentParser(prog="python -m bench.two_hosts", description=__doc__)
     parser.add_argument("--streams", type=int, default=16)
     parser.add_argument("--drive", type=int, help=argparse.SUPPRESS)
+    parser.add_argument("--begun", type=Path, help=argparse.SUPPRESS)
     parser.add_argument("--health", action="store_true", help=argparse.SUPPRESS)
     arguments = parser.parse_args()
     if arguments.drive:
-        print(json.dumps([vars(outcome) for outcome in _drive(arguments.drive)]))
+        print(json.dumps([vars(outcome) for outcome in _drive(arguments.drive, arguments.begun)]))
         return 0
     if arguments.health:
         with _Door().http() as http:
@@ -214,7 +224,8 @@ def _try(cluster: Cluster, count: int) -> int:
     print("| while streams run | streams | completed | text exact | longest pause |\n|---|---|---|---|---|", flush=True)
     whole = True
     for name, host, seconds in _FAULTS:
-        cable = threading.Thread(target=_pull, args=(host, seconds))
+        cable = threading.Thread(target=_pull, args=(host, seconds, cluster.begun))
+        cluster.begun.unlink(missing_ok=True)
         cable.start()
         outcomes = cluster.streams(count)
         cable.join()
@@ -232,11 +243,11 @@ def _try(cluster: Cluster, count: int) -> int:
     return 0 if whole else 1
 
 
-def _pull(host: str, seconds: float) -> None:
+def _pull(host: str, seconds: float, begun: Path) -> None:
     """Pull a host's cable in the middle of the streams; put it in again after some seconds, where so many are given."""
     if not host:
         return
-    time.sleep(2.5)
+    until(begun.exists, 60, "streams run")
     plug(host, False)
     if seconds:
         time.sleep(seconds)
