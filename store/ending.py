@@ -23,9 +23,17 @@ _STEP = 1000
 
 
 def delivered_usage(client: redis.Redis, record: RequestRecord) -> dict[str, int] | None:
-    """Return what was delivered of a request that no worker ends; only a worker knows what its prompt came to."""
-    count = token_log.snapshot(client, record.id).delivered_tokens
-    return {"prompt_tokens": 0, "completion_tokens": count, "total_tokens": count} if count else None
+    """Return what was delivered of a request that no worker ends.
+
+    Only a worker knows what its prompt came to: one that let go has said it, of another it counts as nothing.
+    """
+    snapshot = token_log.snapshot(client, record.id)
+    count = snapshot.delivered_tokens
+    told = [entry.json().get("usage") or {} for entry in snapshot.entries if entry.kind == Kind.RELEASE]
+    prompt = max((usage.get("prompt_tokens", 0) for usage in told), default=0)
+    if not count and not prompt:
+        return None
+    return {"prompt_tokens": prompt, "completion_tokens": count, "total_tokens": prompt + count}
 
 
 def end_request(client: redis.Redis, record: RequestRecord, ttl: int, data: dict[str, Any]) -> bool:

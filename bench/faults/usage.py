@@ -1,8 +1,9 @@
 """``python -m bench.faults usage [--seconds 180] [--clients 12]``: does what is billed equal what clients count?
 
-Two tenants with two keys each, two models on two workers, traffic over every face, and every few seconds a worker is
-killed. Each client adds up the usage that its answers tell; at the end that is compared with ``GET /api/v1/usage`` for
-every key and model, to the token.
+Two tenants with two keys each, two workers, traffic over every face, and again and again a worker is killed
+(``--fake``: every few seconds, on the fake engine, with two models). Each client adds up the usage that its answers
+tell, or where a face's messages tell none, what ``GET /api/v1/inference/{id}`` says; at the end that is compared with
+``GET /api/v1/usage`` for every key and model, to the token.
 """
 
 import argparse
@@ -35,7 +36,21 @@ _DEMO = {
     "kv_cache_memory_bytes": 2**28,
     "enforce_eager": True,
 }
-MODELS = {"one": _DEMO, "two": _DEMO}
+#: Real vLLM: a lost worker is back after a minute or two, on two cores.
+_REAL = {"one": _DEMO}
+#: The fake engine: after some seconds, so that many are lost. For the pipeline alone.
+_FAKE = {name: {"model_path": "none", "engine": "fake", "tokensPerSecond": 150} for name in ("one", "two")}
+#: What the fake engine answers.
+_FAKE_KINDS = (
+    "native",
+    "native SSE",
+    "native SSE, cancelled",
+    "native SSE, left and resumed",
+    "WebSocket",
+    "gRPC",
+    "chat",
+    "chat stream",
+)
 _PROMPTS = ("Tell me the story of the library", "讲一个图书馆的故事", "What is vLLM?", "你好，请介绍一下自己")
 #: Prompt and completion tokens.
 Used = tuple[int, int]
@@ -119,7 +134,11 @@ class Client:
 
     def _native_stream(self, model: str, prompt: str, tokens: int) -> Used:
         *_, last = self._stream(f"{self.native}/stream", self._body(model, prompt, tokens))
-        return _camel(last["usage"])
+        return self._told(last["id"])
+
+    def _told(self, request_id: str) -> Used:
+        """What the request itself says that it used: a stream's chunks tell no tokens."""
+        return _camel(self.http.get(f"{self.native}/{request_id}").raise_for_status().json()["usage"])
 
     def _cut(self, model: str, prompt: str, tokens: int) -> tuple[str, str]:
         """Read some of a stream, and leave it; return its id and that of the last event."""
@@ -138,33 +157,27 @@ class Client:
 
     def _resumed(self, model: str, prompt: str, tokens: int) -> Used:
         request_id, last_event = self._cut(model, prompt, tokens + 100)
-        headers, last = {"Last-Event-ID": last_event}, None
+        headers = {"Last-Event-ID": last_event}
         with self.http.stream("GET", f"{self.native}/{request_id}/stream", headers=headers) as response:
-            for event in events(response):
-                if event.data and event.data != "[DONE]":
-                    last = event.json()
-        assert last is not None
-        return _camel(last["usage"])
+            *_, last = (event.data for event in events(response) if event.data)
+        assert last == "[DONE]", last
+        return self._told(request_id)
 
     def _websocket(self, model: str, prompt: str, tokens: int) -> Used:
         with socket(self.stack, self.key) as ws:
             send(ws, "start", ref="r", request=self._body(model, prompt, tokens))
-            last: dict[str, Any] = {}
             while True:
                 frame = receive(ws)
                 if frame["type"] == "error":
                     raise AssertionError(frame)
-                if frame["type"] == "chunk":
-                    last = frame
                 if frame["type"] == "done":
-                    return _camel(last["usage"])
+                    return self._told(frame["id"])
 
     def _grpc(self, model: str, prompt: str, tokens: int) -> Used:
         answer = Answer()
         self.grpc.follow(Call(self.key, model, prompt, tokens), answer)
         assert answer.finished, answer
-        # Its messages tell no tokens; the request does.
-        return _camel(self.http.get(f"{self.native}/{answer.request_id}").raise_for_status().json()["usage"])
+        return self._told(answer.request_id)
 
     def _chat(self, model: str, prompt: str, tokens: int) -> Used:
         body = {"model": model, "messages": [{"role": "user", "content": prompt}], "max_tokens": tokens}
@@ -210,21 +223,27 @@ def main() -> int:
     parser.add_argument("--seconds", type=float, default=180)
     parser.add_argument("--clients", type=int, default=12)
     parser.add_argument("--pause", type=float, default=4, help="seconds between a whole fleet and the next kill")
+    parser.add_argument("--fake", action="store_true", help="the pipeline alone, with many more kills")
     arguments = parser.parse_args(sys.argv[2:])
+    models: dict[str, Any] = _FAKE if arguments.fake else _REAL
     with tempfile.TemporaryDirectory(prefix="cy-llm-usage-") as folder:
-        stack = Stack(Path(folder), MODELS, env={"CY_LLM_WEB_THREADS": "128"})
+        stack = Stack(Path(folder), models, env={"CY_LLM_WEB_THREADS": "128"})
         try:
             stack.start_web()
             stack.start_grpc()
             stack.spawn_background()
-            fleet = Fleet(stack, ["--models", "one,two"])
+            fleet = Fleet(stack, ["--models", ",".join(models)])
             fleet.fill()
-            return _run(stack, fleet, arguments)
+            return _run(stack, fleet, sorted(models), arguments)
+        except AssertionError:
+            for process in stack.processes:
+                print(f"== {process.name} (status {process.popen.poll()})\n{process.tail()}", file=sys.stderr)
+            raise
         finally:
             stack.close()
 
 
-def _run(stack: Stack, fleet: Fleet, arguments: argparse.Namespace) -> int:
+def _run(stack: Stack, fleet: Fleet, models: list[str], arguments: argparse.Namespace) -> int:
     keys: dict[str, str] = {}
     with stack.http() as http:
         for name, tenant in (("a1", "a"), ("a2", "a"), ("b1", "b"), ("b2", "b")):
@@ -237,8 +256,9 @@ def _run(stack: Stack, fleet: Fleet, arguments: argparse.Namespace) -> int:
         rng = random.Random(number)
         name = sorted(keys)[number % len(keys)]
         client = Client(stack, keys[name], grpc)
+        kinds = [kind for kind in sorted(client.kinds) if not arguments.fake or kind in _FAKE_KINDS]
         while time.monotonic() < ends:
-            kind, model = rng.choice(sorted(client.kinds)), rng.choice(sorted(MODELS))
+            kind, model = rng.choice(kinds), rng.choice(models)
             try:
                 used = client.kinds[kind](model, rng.choice(_PROMPTS), rng.randint(5, 200))
             except Exception as error:

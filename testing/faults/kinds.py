@@ -8,7 +8,7 @@ from testing.processes import children, name_of
 from testing.stack import Process, Stack
 from testing.waiting import until
 
-_READY_SECONDS = 90.0
+_READY_SECONDS = 300.0
 
 
 class Fleet:

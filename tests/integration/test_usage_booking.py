@@ -234,6 +234,28 @@ def test_a_bill_that_no_database_takes_holds_up_no_other(
     assert "A bill cannot be booked: IntegrityError" in caplog.text
 
 
+def test_what_one_that_let_go_has_said_of_the_prompt_stays(
+    redis_server: RedisServer, redis_client: redis.Redis
+) -> None:
+    async def work(publisher: Publisher) -> None:
+        first, second = publisher.writer("gen-1"), publisher.writer("gen-1", 2)
+        await first.open({"worker": "a"})
+        first.text("one", (5, 6))
+        await first.release({"reason": "drain", "usage": {"prompt_tokens": 9, "completion_tokens": 2}})
+        # The next one is killed.
+        await second.open({"worker": "b"})
+        second.text("two", (7,))
+        while not second.settled:
+            await asyncio.sleep(0.001)
+
+    publish(redis_server.url, work)
+    assert delivered_usage(redis_client, RECORD) == {
+        "prompt_tokens": 9,
+        "completion_tokens": 3,
+        "total_tokens": 12,
+    }
+
+
 def test_requests_that_nobody_ends_are_ended_and_billed(redis_server: RedisServer, redis_client: redis.Redis) -> None:
     """Their worker was killed, or let go for a client that never came back; nobody follows them."""
 
