@@ -9,6 +9,7 @@ tell, or where a face's messages tell none, what ``GET /api/v1/inference/{id}`` 
 import argparse
 import os
 import random
+import re
 import signal
 import sys
 import tempfile
@@ -24,6 +25,9 @@ import httpx
 
 from settings import ROOT
 from store.redis import keys as redis_keys
+from store.sql import db
+from store.sql.usage import UsageStore
+from store.token_log import log as token_log
 from testing.faces import Answer, Call, Grpc
 from testing.faults.kinds import Fleet
 from testing.sse import events
@@ -77,11 +81,14 @@ class Books:
 
     counts: dict[tuple[str, str], Count] = field(default_factory=dict)
     kinds: Counter[str] = field(default_factory=Counter)
+    #: Request -> its kind and what it used.
+    requests: dict[str, tuple[str, Used]] = field(default_factory=dict)
     errors: list[str] = field(default_factory=list)
     lock: threading.Lock = field(default_factory=threading.Lock)
 
-    def add(self, key: str, model: str, kind: str, used: Used) -> None:
+    def add(self, key: str, model: str, kind: str, used: Used, request_id: str) -> None:
         with self.lock:
+            self.requests[request_id] = (kind, used)
             self.counts.setdefault((key, model), Count()).add(used)
             self.kinds[kind] += 1
 
@@ -93,6 +100,7 @@ class Client:
         self.stack = stack
         self.key = key
         self.grpc = grpc
+        self.request_id = ""
         headers = {"X-API-Key": key}
         self.http = httpx.Client(headers=headers, timeout=120, trust_env=False)
         self.native = f"{stack.base}/api/v1/inference"
@@ -117,7 +125,14 @@ class Client:
         answer = self.http.post(url, json=body)
         answer.raise_for_status()
         found: dict[str, Any] = answer.json()
+        self._note(found)
         return found
+
+    def _note(self, found: dict[str, Any]) -> None:
+        """Remember whose answer it is."""
+        inner = found.get("response") or found.get("message") or found
+        if isinstance(inner, dict) and isinstance(inner.get("id"), str):
+            self.request_id = f"gen-{re.split('[-_]', inner['id'], maxsplit=1)[-1]}"
 
     def _stream(self, url: str, body: dict[str, Any]) -> Iterator[dict[str, Any]]:
         with self.http.stream("POST", url, json=body) as response:
@@ -128,6 +143,7 @@ class Client:
                     found = event.json()
                     if found.get("error"):
                         raise AssertionError(event.data)
+                    self._note(found)
                     yield found
 
     def _native(self, model: str, prompt: str, tokens: int) -> Used:
@@ -139,6 +155,7 @@ class Client:
 
     def _told(self, request_id: str) -> Used:
         """What the request itself says that it used: a stream's chunks tell no tokens."""
+        self.request_id = request_id
         return _camel(self.http.get(f"{self.native}/{request_id}").raise_for_status().json()["usage"])
 
     def _cut(self, model: str, prompt: str, tokens: int) -> tuple[str, str]:
@@ -153,6 +170,7 @@ class Client:
 
     def _cancelled(self, model: str, prompt: str, tokens: int) -> Used:
         request_id, _ = self._cut(model, prompt, tokens + 300)
+        self.request_id = request_id
         answer = self.http.post(f"{self.native}/{request_id}/cancel")
         answer.raise_for_status()
         return _camel(answer.json()["usage"] or {})
@@ -267,7 +285,7 @@ def _run(stack: Stack, fleet: Fleet, models: list[str], arguments: argparse.Name
                 with books.lock:
                     books.errors.append(f"{kind}: {error!r:.300}")
             else:
-                books.add(name, model, kind, used)
+                books.add(name, model, kind, used, client.request_id)
 
     threads = [threading.Thread(target=ask, args=(number,)) for number in range(arguments.clients)]
     for thread in threads:
@@ -298,7 +316,6 @@ def _compare(stack: Stack, books: Books, kills: int) -> int:
     total = sum(count.requests for count in books.counts.values())
     # Of those that failed some are booked too: so all that there is.
     until(lambda: stack.client.xlen(redis_keys.bills()) == 0, 60, "all requests are booked")
-    until(lambda: sum(count.requests for count in rows().values()) >= total, 60, "all requests are booked")
     billed = rows()
     print(f"{kills} workers killed, {total} requests, {len(books.errors)} that failed\n")
     print("| key | model | requests: clients / billed | prompt tokens | completion tokens | |")
@@ -313,6 +330,23 @@ def _compare(stack: Stack, books: Books, kills: int) -> int:
             f"{own.completion} / {bill.completion} | {'exact' if same else 'DIFFERS'} |"
         )
     print("\n" + ", ".join(f"{kind} {count}" for kind, count in sorted(books.kinds.items())))
+    for difference in _differences(stack, books):
+        print(f"<!-- {difference} -->")
     for error in books.errors[:20]:
         print(f"<!-- {error} -->")
     return 0 if exact and not books.errors else 1
+
+
+def _differences(stack: Stack, books: Books) -> list[str]:
+    """The requests that are booked otherwise than their clients counted them."""
+    engine = db.connect(stack.database_url)
+    store, found = UsageStore(db.sessions(engine)), []
+    for request_id, (kind, used) in books.requests.items():
+        record = store.record(request_id)
+        booked = None if record is None else (record.prompt_tokens, record.completion_tokens)
+        if booked != used:
+            entries = token_log.read(stack.client, request_id)
+            last = entries[-1].data.decode()[:300] if entries else "no log"
+            found.append(f"{request_id} {kind}: counted {used}, booked {booked}; {last}")
+    engine.dispose()
+    return found
