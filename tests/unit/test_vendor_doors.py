@@ -23,7 +23,8 @@ _VLLM_PARTS = ("__init__", "application", "clients", "replay", "tokenizing")
 #: ``core_process.py`` is the part of the door that runs in the engine core.
 VLLM_DOORS = {*(f"engines/vllm/internals/{name}.py" for name in _VLLM_PARTS), "engines/vllm/core_process.py"}
 #: What Celery's reference documents of what is used here.
-CELERY_PUBLIC = {"celery", "celery.exceptions"}
+#: The guide to workers has remote commands of one's own.
+CELERY_PUBLIC = {"celery", "celery.exceptions", "celery.worker.control"}
 CELERY_DOORS = {"tasks/worker/celery_internals.py"}
 GUNICORN_DOORS = {"webapp/gunicorn/internals.py"}
 ROOMS = ("cli", "engines", "launcher", "services", "store", "tasks", "webapp")
