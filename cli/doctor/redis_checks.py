@@ -25,12 +25,18 @@ _UNBOOKED = 1000
 _FULL = 0.8
 
 
+def _round_trip(client: redis.Redis) -> float:
+    """Return how long a ping takes. Seconds."""
+    began = time.perf_counter()
+    client.ping()
+    return time.perf_counter() - began
+
+
 def look_at_redis(client: redis.Redis, address: str) -> Iterator[Finding]:
     """Yield what there is to say of Redis, and of the workers that show themselves there."""
     try:
-        began = time.perf_counter()
-        client.ping()
-        latency = (time.perf_counter() - began) * 1000
+        # The first one connects.
+        latency = min(_round_trip(client) for _ in range(4)) * 1000
         info: dict[str, Any] = client.info()
     except (RedisError, OSError) as error:
         remedy = "Start Redis, or set REDIS_URL; bin/serve without REDIS_URL brings one of its own, for itself alone"

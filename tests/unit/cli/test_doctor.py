@@ -46,7 +46,8 @@ def look(tmp_path: Path, redis_server: RedisServer, redis_client: redis.Redis, m
             monkeypatch.setenv(name, value)
         result = CliRunner().invoke(cli, ["doctor", "--json"])
         found: Findings = {}
-        for each in json.loads(result.output):
+        # How long a round trip takes is this machine's matter, not the installation's.
+        for each in (each for each in json.loads(result.output) if "a round trip takes" not in each["what"]):
             found.setdefault(each["part"], []).append(each)
         assert all(each["remedy"] for parts in found.values() for each in parts if each["level"] != "ok")
         return result.exit_code, found
@@ -61,8 +62,7 @@ def _free_port() -> int:
 
 
 def levels(findings: Findings, part: str) -> list[str]:
-    """The findings' levels; how long a round trip takes is this machine's matter, not the installation's."""
-    return [each["level"] for each in findings[part] if not each["what"].startswith("a round trip takes")]
+    return [each["level"] for each in findings[part]]
 
 
 def said(findings: Findings, part: str) -> str:
