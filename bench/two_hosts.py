@@ -156,8 +156,8 @@ class Cluster:
         """Run streams from the front door's host; what each client got."""
         self.begun.unlink(missing_ok=True)
         drive = [sys.executable, "-m", "bench.two_hosts", "--drive", str(count), "--begun", str(self.begun)]
-        told = self.once("front", *drive)
-        found: list[dict[str, Any]] = json.loads(told)
+        printed = self.once("front", *drive)
+        found: list[dict[str, Any]] = json.loads(printed)
         return found
 
 

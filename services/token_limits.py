@@ -6,6 +6,7 @@ Redis is set right from SQL once a minute, and before anybody is refused.
 """
 
 import logging
+import threading
 import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -70,8 +71,9 @@ class TokenLimits:
         self._budget = budget
         self._books = books
         self._default = default
-        #: Holder -> when this process last asked how old its count is.
-        self._looked_at: TTLCache[str, float] = TTLCache(4096, 2 * _LOOK_SECONDS)
+        #: Holders of whose count this process asked lately how old it is.
+        self._looked_at: TTLCache[str, bool] = TTLCache(4096, _LOOK_SECONDS)
+        self._lock = threading.Lock()
         self._correcting = ThreadPoolExecutor(1, "token-books")
 
     def close(self) -> None:
@@ -96,7 +98,9 @@ class TokenLimits:
 
         Yields what is left of the minute. Raises ``TooManyTokens``, ``QuotaSpent``, ``TokensInUse``.
         """
-        measured, wanted = self.measured(principal), record.payload.get(FIELD)
+        wanted = record.payload.get(FIELD)
+        # Those whose reserve is settled at the end, and no others: else it would be held until it lapses.
+        measured = tuple(h for h in self.measured(principal) if wanted and h.id in wanted["holders"])
         if not (measured and wanted):
             yield None
             return
@@ -150,9 +154,12 @@ class TokenLimits:
     def _keep_right(self, principal: Principal, measured: tuple[Holder, ...], limits: list[TokenLimit]) -> None:
         """Set old counts right, behind the request's back: a month's sum may take its time."""
         for holder, limit in zip(measured, limits, strict=True):
-            last = self._looked_at.get(holder.id, 0.0)
-            if limit.quota and time.monotonic() - last > _LOOK_SECONDS:
-                self._looked_at[holder.id] = time.monotonic()
+            if not limit.quota:
+                continue
+            with self._lock:
+                lately = holder.id in self._looked_at
+                self._looked_at.setdefault(holder.id, True)
+            if not lately:
                 self._correcting.submit(self._correct_if_old, principal, holder, limit)
 
     def _correct_if_old(self, principal: Principal, holder: Holder, limit: TokenLimit) -> None:

@@ -151,9 +151,9 @@ class Client:
 
     def _native_stream(self, model: str, prompt: str, tokens: int) -> Used:
         *_, last = self._stream(f"{self.native}/stream", self._body(model, prompt, tokens))
-        return self._told(last["id"])
+        return self._usage_of(last["id"])
 
-    def _told(self, request_id: str) -> Used:
+    def _usage_of(self, request_id: str) -> Used:
         """What the request itself says that it used: a stream's chunks tell no tokens."""
         self.request_id = request_id
         return _camel(self.http.get(f"{self.native}/{request_id}").raise_for_status().json()["usage"])
@@ -181,7 +181,7 @@ class Client:
         with self.http.stream("GET", f"{self.native}/{request_id}/stream", headers=headers) as response:
             *_, last = (event.data for event in events(response) if event.data)
         assert last == "[DONE]", last
-        return self._told(request_id)
+        return self._usage_of(request_id)
 
     def _websocket(self, model: str, prompt: str, tokens: int) -> Used:
         with socket(self.stack, self.key) as ws:
@@ -191,13 +191,13 @@ class Client:
                 if frame["type"] == "error":
                     raise AssertionError(frame)
                 if frame["type"] == "done":
-                    return self._told(frame["id"])
+                    return self._usage_of(frame["id"])
 
     def _grpc(self, model: str, prompt: str, tokens: int) -> Used:
         answer = Answer()
         self.grpc.follow(Call(self.key, model, prompt, tokens), answer)
         assert answer.finished, answer
-        return self._told(answer.request_id)
+        return self._usage_of(answer.request_id)
 
     def _chat(self, model: str, prompt: str, tokens: int) -> Used:
         body = {"model": model, "messages": [{"role": "user", "content": prompt}], "max_tokens": tokens}

@@ -66,16 +66,22 @@ def need_of_body(
     return need, body
 
 
-def estimate(value: Any) -> int:
+def estimate(part: Any) -> int:
     """Return about how many tokens a part of a prompt has; ids of tokens are one each."""
-    if isinstance(value, str):
-        foreign = len(value) - len(value.encode("ascii", "ignore"))
-        return foreign + -(-(len(value) - foreign) // _LETTERS_PER_TOKEN)
-    if isinstance(value, list):
-        return sum(map(estimate, value))
-    if isinstance(value, dict):
-        return sum(map(estimate, value.values()))
-    return 1 if isinstance(value, int) else 0
+    total, parts = 0, [part]
+    # Not by recursion: a tool's schema may be as deep as JSON can be read.
+    while parts:
+        value = parts.pop()
+        if isinstance(value, str):
+            foreign = len(value) - len(value.encode("ascii", "ignore"))
+            total += foreign + -(-(len(value) - foreign) // _LETTERS_PER_TOKEN)
+        elif isinstance(value, list):
+            parts += value
+        elif isinstance(value, dict):
+            parts += value.values()
+        elif isinstance(value, int):
+            total += 1
+    return total
 
 
 def _answers(body: dict[str, Any]) -> int:

@@ -2,15 +2,15 @@
 -- all that it has used so far; 'final', whether nothing follows; 'of', for each holder 'hash', 'open', and 'minute',
 -- whether it counts against the minute too. A request without a reserve (it lapsed) changes nothing: the books have it.
 local function settle(text)
-  local told = cjson.decode(text)
+  local settled = cjson.decode(text)
   local time = redis.call('TIME')
   local ms = time[1] * 1000 + math.floor(time[2] / 1000)
-  for _, of in ipairs(told.of) do
-    local field = 'r:' .. told.id
+  for _, of in ipairs(settled.of) do
+    local field = 'r:' .. settled.id
     local held = redis.call('HMGET', of.hash, field, 'minute', 'at', 'rate', 'used', 'ends')
     if held[1] then
       local amount, counted = string.match(held[1], '^(%d+):(%d+)$')
-      local more = math.max(0, told.tokens - counted)
+      local more = math.max(0, settled.tokens - counted)
       redis.call('HINCRBY', of.hash, 'reserved', -tonumber(amount))
       if of.minute and held[2] then
         local minute = math.max(0, held[2] - held[4] * (ms - held[3]) / 60000) + more
@@ -22,11 +22,11 @@ local function settle(text)
       elseif held[5] then
         redis.call('HINCRBY', of.hash, 'used', more)
       end
-      if told.final then
+      if settled.final then
         redis.call('HDEL', of.hash, field)
-        redis.call('ZREM', of.open, told.id)
+        redis.call('ZREM', of.open, settled.id)
       else
-        redis.call('HSET', of.hash, field, '0:' .. told.tokens)
+        redis.call('HSET', of.hash, field, '0:' .. settled.tokens)
       end
     end
   end

@@ -67,10 +67,10 @@ def test_no_prompt_answer_or_key_in_any_log(stack: Stack) -> None:
         ws.recv(timeout=10)
         ws.send(f'{{"type": "{SECRET}"')
         ws.recv(timeout=10)
-    told = logs(stack)
-    assert told.count("Answered") > 50
+    text = logs(stack)
+    assert text.count("Answered") > 50
     for secret in (SECRET, made, made[10:30], KEY + '"'):
-        assert secret not in told, next(line for line in told.splitlines() if secret in line)[:500]
+        assert secret not in text, next(line for line in text.splitlines() if secret in line)[:500]
 
 
 def test_every_answer_says_what_may_be_done_with_it(stack: Stack) -> None:

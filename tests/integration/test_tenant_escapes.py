@@ -159,7 +159,7 @@ def never_was(thing: str) -> str:
     return re.sub(r"[0-9a-f]{8,}", lambda found: secrets.token_hex(len(found[0]))[: len(found[0])], thing)
 
 
-def told(answer: httpx.Response, thing: str) -> tuple[int, str]:
+def comparable(answer: httpx.Response, thing: str) -> tuple[int, str]:
     """An answer without the id that was asked for, and what differs from call to call."""
     text = answer.text
     for word in (thing, thing.partition("@")[0]):
@@ -195,7 +195,7 @@ def test_every_route_with_another_tenants_id(scene: Scene) -> None:
                     answers = []
                     for thing in (theirs, nobodys):
                         url = base + rule.replace(f"{{{place}}}", thing)
-                        answers.append(told(scene.ask(method, url, json=body), thing))
+                        answers.append(comparable(scene.ask(method, url, json=body), thing))
                     assert answers[0] == answers[1], (method, rule, body)
                     assert answers[0][0] in (400, 403, 404, 405), (method, rule, answers[0])
     assert scene.tries - before >= 200
@@ -234,7 +234,7 @@ def test_bodies_that_name_another_tenants_things(scene: Scene) -> None:
         answers = []
         for thing in (theirs, never_was(theirs)):
             named = json.loads(json.dumps(body).replace("IT", thing))
-            answers.append(told(scene.ask("POST", base + path, json=named), thing))
+            answers.append(comparable(scene.ask("POST", base + path, json=named), thing))
         assert answers[0] == answers[1], (path, body)
         assert 400 <= answers[0][0] < 500, (path, answers[0])
 

@@ -166,10 +166,10 @@ def celery(stack: Stack, *words: str) -> Any:
 def test_inspect_engine_and_control_drain(own_stack: Stack) -> None:
     worker = own_stack.start_worker("w", ["--models", "fake,slow"])
     own_stack.start_web()
-    [told] = celery(own_stack, "inspect", "--json", "engine").values()
-    assert set(told["engines"]) == {"fake", "slow"}
-    assert told["models"]["fake"]["state"] == "ready"
-    assert told["in_flight"] == 0
+    [report] = celery(own_stack, "inspect", "--json", "engine").values()
+    assert set(report["engines"]) == {"fake", "slow"}
+    assert report["models"]["fake"]["state"] == "ready"
+    assert report["in_flight"] == 0
     with streaming(own_stack, "slow", 40) as stream:
         next(stream)
         celery(own_stack, "control", "--json", "drain")

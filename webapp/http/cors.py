@@ -16,7 +16,8 @@ _DEFAULT_HEADERS = "Authorization, Content-Type, X-API-Key, Api-Key, Idempotency
 #: What a page may read beside the body.
 _EXPOSED_HEADERS = (
     "Retry-After, Retry-After-Ms, X-Should-Retry, X-Request-Id, Request-Id, WWW-Authenticate, Allow, X-Model-Loading, "
-    "OpenAI-Processing-Ms, X-RateLimit-Limit-Requests, X-RateLimit-Remaining-Requests, X-RateLimit-Reset-Requests"
+    "OpenAI-Processing-Ms, X-RateLimit-Limit-Requests, X-RateLimit-Remaining-Requests, X-RateLimit-Reset-Requests, "
+    "X-RateLimit-Limit-Tokens, X-RateLimit-Remaining-Tokens, X-RateLimit-Reset-Tokens"
 )
 #: How long a browser remembers the answer. Seconds; browsers cut it to two hours themselves.
 _MAX_AGE_SECONDS = 7200

@@ -43,10 +43,10 @@ def run(*arguments: str) -> Result:
 def test_every_process_in_the_order_of_time(folder: Path, name: str) -> None:
     result = run(name)
     assert result.exit_code == 0, result.output
-    told = result.output.splitlines()
-    assert [words.split()[1][6:8] for words in told] == ["02", "03", "04"]
-    assert [words.split()[2] for words in told] == ["gpu-infer", "web", "gpu-infer"]
-    assert "outcome=finished" in told[0]
+    lines = result.output.splitlines()
+    assert [words.split()[1][6:8] for words in lines] == ["02", "03", "04"]
+    assert [words.split()[2] for words in lines] == ["gpu-infer", "web", "gpu-infer"]
+    assert "outcome=finished" in lines[0]
 
 
 def test_the_clients_own_id_and_no_escape_sequences(folder: Path) -> None:

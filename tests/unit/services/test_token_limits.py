@@ -285,6 +285,18 @@ def test_while_bills_wait_the_count_stands(
         begin(token_limits, principal, 500)
 
 
+def test_what_is_counted_while_the_books_are_read_is_not_lost(
+    token_limits: TokenLimits, redis_client: redis.Redis, books: BooksOf
+) -> None:
+    principal, budget = key(quota=Quota(1000, "day")), TokenBudget(redis_client)
+    end(redis_client, begin(token_limits, principal, 500), 100, 100)
+    limit = token_limits._limit(token_limits.measured(principal)[0], counts_in_minute=True)
+    before = budget.used_before(limit)
+    end(redis_client, begin(token_limits, principal, 500), 100, 100)
+    assert not budget.correct(limit, before, 200)
+    assert budget.correct(limit, budget.used_before(limit), 400)
+
+
 def test_a_new_period_begins_with_what_the_books_have_of_it(
     token_limits: TokenLimits, redis_client: redis.Redis, books: BooksOf
 ) -> None:
@@ -335,6 +347,20 @@ def test_a_line_of_a_batch_counts_in_the_quota_alone(token_limits: TokenLimits, 
     end(redis_client, made, 200, 200)
     [use] = token_limits.used(principal)
     assert (use.count.minute, use.count.used) == (0, 400)
+
+
+def test_whoever_is_not_settled_is_not_reserved_of(token_limits: TokenLimits, redis_client: redis.Redis) -> None:
+    """A line of a batch counts in its tenant's quota, and not in its key's minute: nothing is left set aside there."""
+    principal = key(tokens_per_minute=100, of_tenant=Bounds(quota=Quota(1000, "day")))
+    redis_client.xadd(keys.bills(), {"b": "one that is not booked yet"})
+    made = record(token_limits, principal, 500)
+    made.payload[FIELD] = measured_by(["tenant/acme"], 500, counts_in_minute=False)
+    with token_limits.reserved(principal, made):
+        pass
+    end(redis_client, made, 200, 200)
+    counts = {use.holder.id: use.count for use in token_limits.used(principal)}
+    assert counts["tenant/acme"].used == 400
+    assert counts["k"].reserved == counts["tenant/acme"].reserved == 0
 
 
 def test_a_damaged_settlement_does_not_keep_a_request_from_ending(
